@@ -14,8 +14,8 @@ SAMPLE_RATE = 16_000  # Hz: what wav2vec 2.0 was trained on
 def decode(source: str | Path, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Decode the first audio stream of any file FFmpeg reads, down-mixed to mono and resampled.
 
-    Channels are averaged here, since FFmpeg's own down-mix makes two identical ones louder in some formats. The FFmpeg inside the pinned PyAV wheel does the work: the
-    samples are the same on every machine, which a system's ffmpeg does not promise.
+    Channels are averaged here, since FFmpeg's own down-mix makes two identical ones louder in some formats. The FFmpeg inside the
+    pinned PyAV wheel does the rest: the samples are the same on every machine, which a system's ffmpeg does not promise.
 
     Args:
         source: path of an audio or video file.

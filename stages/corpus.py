@@ -34,8 +34,10 @@ def describe(clip: str) -> dict[str, str | int]:
     """
     match = NAME.fullmatch(clip)
     if not match:
-        raise UserError(f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA with emotion 01-08, intensity, "
-                        "statement and repetition 01-02, actor 01-24")  # fmt: skip
+        raise UserError(
+            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: emotion 01-08, intensity, statement and "
+            "repetition 01-02, actor 01-24"
+        )
     emotion, intensity, statement, repetition, actor = map(int, match.groups())
     if emotion == 1 and intensity == 2:
         raise UserError(f"{clip}: neutral has no strong intensity; expected 03-01-01-01-…")

@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all: written beside their place and renamed into it."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +32,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Write metrics as JSON that people read and diff: indented, in the order given, floats rounded to four digits."""
+    with whole(path) as partial:
+        partial.write_text(json.dumps(rounded(values), indent=2) + "\n")
+
+
+def rounded(value: object) -> object:
+    """`value` with every float in it, at any depth of dicts, rounded to four digits."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

@@ -64,8 +64,8 @@ def load(path: str | Path = "params.yaml") -> Params:
     """Read and validate a parameter file with DVC's own YAML 1.2 reader (for PyYAML, the `2e-05` that DVC writes is a string).
 
     Raises:
-        UserError: no such file, not YAML, an unknown key, a wrong type or a value out of range; the message names the key, the value
-            and what is allowed.
+        UserError: no such file, not YAML, an unknown key, a wrong type or a value out of range; the message names the key, the
+            value and what is allowed.
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text())

@@ -23,7 +23,7 @@ def main() -> None:
     clips = assign(corpus.table(Path("data/raw").glob("*/*.wav")), params.load().split.folds)
     with outputs.whole("data/folds.csv") as path:
         clips.to_csv(path, index=False)
-    print(clips.groupby("fold").agg(actors=("actor", lambda actors: " ".join(map(str, sorted(set(actors))))), clips=("clip", "size")))
+    print(clips.groupby("fold").agg(actors=("actor", lambda actors: sorted(set(actors))), clips=("clip", "size")))
 
 
 if __name__ == "__main__":
