@@ -1,0 +1,36 @@
+# `make help` lists what there is. Every target first makes .venv from requirements.txt, if it is missing or older.
+PYTHON ?= python3
+VENV = .venv/installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help demo repro test lint bench lock
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary work tree (minutes, offline)
+	@python -m stages.demo
+
+repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
+	@dvc repro --keep-going; code=$$?; dvc metrics show; exit $$code
+
+test: $(VENV)  ## all tests, offline
+	@python -m pytest
+
+lint: $(VENV)  ## style and common mistakes
+	@ruff check . && ruff format --check .
+
+bench: $(VENV)  ## the speed and memory claims, measured on this machine
+	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+lock: $(VENV)  ## pin requirements.in anew
+	@python -m pip install --quiet uv && python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
+	  --output-file requirements.txt requirements.in
+
+$(VENV): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
