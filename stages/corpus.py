@@ -35,7 +35,7 @@ def describe(clip: str) -> dict[str, str | int]:
     match = NAME.fullmatch(clip)
     if not match:
         raise UserError(
-            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: emotion 01-08, intensity, statement and "
+            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: emotion 01-08, intensity, statement, "
             "repetition 01-02, actor 01-24"
         )
     emotion, intensity, statement, repetition, actor = map(int, match.groups())

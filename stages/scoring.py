@@ -80,7 +80,7 @@ def interval(per_actor: np.ndarray, seed: int = 0) -> dict[str, float]:
     """
     actors = len(per_actor)
     weights = np.random.default_rng(seed).multinomial(actors, np.full(actors, 1 / actors), size=RESAMPLES)
-    resampled = rates(np.tensordot(weights, per_actor, axes=1))
+    resampled = rates(np.tensordot(weights, per_actor.astype(float), axes=1))
     return {
         f"{name}_{bound}": float(np.percentile(resampled[name], percent))
         for name in ("accuracy", "uar")

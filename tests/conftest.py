@@ -1,0 +1,81 @@
+"""Fixtures: throw-away projects made of this checkout's files, the real configuration shrunk until it runs in seconds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
+
+# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
+SHRUNK = (
+    "corpus=demo",
+    "demo.takes=1",
+    "demo.seconds=0.6",
+    "folds=[0,1]",
+    "checkpoint=configs/demo",
+    "freeze_cnn=false",
+    "epochs=1",
+    "lr=1e-3",
+    "svm_train.C=[1,10]",
+)
+
+
+class Project:
+    """A git checkout of its own, to run commands in as a user would."""
+
+    def __init__(self, path: Path, cache: Path):
+        self.path = path
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RAVDESS_", "DVC_", "GIT_"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "XDG_CACHE_HOME": str(cache / "user"),
+            **{f"GIT_{role}_{key}": "test@localhost" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+        }
+
+    def run(self, *command: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+        """Run a command in the project; its stdout and stderr are kept as text."""
+        done = subprocess.run(
+            [str(word) for word in command], cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def stage(self, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+        """Run one stage's script, whatever its exit code."""
+        return self.run(sys.executable, "-m", f"stages.{module}", *arguments, check=False, **env)
+
+
+def make_project(path: Path, cache: Path) -> Project:
+    """A new repository with the files of this checkout that git does not ignore, as they are now, and a DVC cache in `cache`."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.splitlines()):
+        if (ROOT / name).is_file():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, path / name)
+    project = Project(path, cache)
+    project.run("git", "init", "--quiet", "--initial-branch", "main")
+    (path / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache / 'dvc'}\n")
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "start")
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh project in which nothing has run."""
+    (tmp_path / "project").mkdir()
+    return make_project(tmp_path / "project", tmp_path)
+
+
+def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Assert what a user's mistake must look like: exit code 1 and a single line on stderr that says all of `words`."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "%|" not in line]  # but for progress bars
+    assert done.returncode == 1, done
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], (word, lines[0])

@@ -1,0 +1,71 @@
+"""What params.yaml may hold, and the one line that answers what it may not."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from stages import errors, params
+
+PARAMS = (ROOT / "params.yaml").read_text()
+
+
+def changed(tmp_path, pattern: str, replacement: str):
+    """The real params.yaml with the first match of a pattern replaced."""
+    text, count = re.subn(pattern, replacement, PARAMS, count=1, flags=re.MULTILINE)
+    assert count == 1, pattern
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_those_of_the_mission():
+    values = params.load(ROOT / "params.yaml")
+    assert (values.corpus, values.checkpoint, values.lr) == ("ravdess", "facebook/wav2vec2-base", 2e-5)
+    assert values.revision == "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"
+    assert [sum(actor % 2 for actor in fold) for fold in values.split.folds] == [2] * 6
+
+
+def test_the_float_that_dvc_writes_back_is_a_number(tmp_path):
+    assert params.load(changed(tmp_path, r"^lr: \S+", "lr: 2e-05")).lr == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "words"),
+    [
+        (r"^lr: \S+", "lr: abc", ["lr = 'abc'", "number"]),
+        (r"^lr: \S+", "lr: -1", ["lr = -1", "greater than 0"]),
+        (r"^lr: \S+", "lr: .nan", ["lr = nan", "finite"]),
+        (r"^lr: \S+", "lr: true", ["lr = True", "number"]),
+        (r"^lr: \S+", "", ["lr", "required"]),
+        (r"^lr: ", "lrr: ", ["lrr", "unknown parameter", "did you mean lr"]),
+        (r"^folds: \[.*?\]", "folds: [0, 9]", ["folds = [0, 9]", "0 to 5"]),
+        (r"^folds: \[.*?\]", "folds: [0, 0]", ["folds = [0, 0]", "distinct"]),
+        (r"^folds: \[.*?\]", "folds: []", ["folds = []", "at least 1"]),
+        (r"- \[5, 6, 7, 8\]", "- [4, 6, 7, 8]", ["split.folds", "actor 4", "two places"]),
+        (r"- \[5, 6, 7, 8\]", "- [6, 7, 8]", ["split.folds", "[5]", "no fold"]),
+        (r"- \[5, 6, 7, 8\]", "- [5, 6, 7, 25]", ["split.folds", "25", "24"]),
+        (r"^corpus: \S+", "corpus: iemocap", ["corpus = 'iemocap'", "'ravdess' or 'demo'"]),
+        (r"^epochs: \S+", "epochs: 1.5", ["epochs = 1.5", "integer"]),
+        (r"^corpus: \S+", "corpus: [", ["not YAML"]),
+    ],
+)
+def test_bad_values_are_named(tmp_path, pattern, replacement, words):
+    path = changed(tmp_path, pattern, replacement)
+    with pytest.raises(errors.UserError) as raised:
+        params.load(path)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.startswith(str(path))
+    for word in words:
+        assert word in message, message
+
+
+def test_every_parameter_has_a_comment_of_its_own():
+    bare = [line for line in PARAMS.splitlines() if re.match(r" *\w+:", line) and "#" not in line]
+    assert not bare
+
+
+def test_missing_file_is_one_line(tmp_path):
+    with pytest.raises(errors.UserError, match="no such file"):
+        params.load(tmp_path / "params.yaml")

@@ -1,0 +1,149 @@
+"""The pipeline as its users run it: the real dvc.yaml on a shrunken demo corpus, in a clone of its own."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SHRUNK, Project, make_project, one_line
+
+from stages.corpus import EMOTIONS
+
+W2V = {"w2v_finetune@0", "w2v_finetune@1", "evaluate@w2v", "curves", "compare"}
+
+
+def ran(output: str) -> set[str]:
+    """The stages that DVC says it ran; those it took from its run cache did not run."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project on the branch `demo` in which the whole shrunken pipeline has run and is committed."""
+    path = tmp_path_factory.mktemp("done")
+    (path / "project").mkdir()
+    project = make_project(path / "project", path)
+    project.run("git", "switch", "--quiet", "--create", "demo")
+    changes = [word for change in SHRUNK for word in ("-S", change)]
+    output = project.run("dvc", "exp", "run", *changes).stdout
+    assert {"download", "svm_train", "compare"} <= ran(output), output
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "The shrunken demo corpus")
+    return project
+
+
+@pytest.fixture
+def clone(done: Project, tmp_path: Path) -> Project:
+    """A clone of the finished project that shares its DVC cache, with the outputs checked out."""
+    done.run("git", "clone", "--quiet", done.path, tmp_path / "clone")
+    project = Project(tmp_path / "clone", tmp_path)
+    shutil.copy(done.path / ".dvc" / "config.local", project.path / ".dvc" / "config.local")
+    project.run("dvc", "checkout", "--quiet")
+    return project
+
+
+def test_predictions_hold_every_clip_of_the_folds_once(done):
+    clips = pd.read_csv(done.path / "data" / "folds.csv")
+    svm = pd.read_csv(done.path / "data" / "svm" / "predictions.csv")
+    w2v = pd.concat(pd.read_csv(done.path / "data" / "w2v" / f"fold_{fold}" / "predictions.csv") for fold in (0, 1))
+    assert list(svm["clip"]) == list(clips["clip"])
+    assert sorted(w2v["clip"]) == sorted(clips.loc[clips["fold"] < 2, "clip"])
+    for table in (svm, w2v):
+        assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+        assert (table[list(EMOTIONS)].idxmax(axis=1) == table["predicted"]).all()
+        assert (table.set_index("clip")["actual"] == clips.set_index("clip").loc[table["clip"], "emotion"]).all()
+
+
+def test_metrics_have_their_contract_and_say_that_the_corpus_is_synthetic(done):
+    corpus = json.loads((done.path / "metrics" / "corpus.json").read_text())
+    assert (corpus["corpus"], corpus["clips"], corpus["actors"]) == ("demo", 192, 24)
+    for model in ("svm", "w2v"):
+        figures = json.loads((done.path / "metrics" / f"{model}.json").read_text())
+        assert {"accuracy", "uar", "macro_f1", "protocol"} <= set(figures)
+        assert figures["clips"] == 64
+        assert "SYNTHETIC" in figures["protocol"]
+        assert "1,2,3,4 | 5,6,7,8" in figures["protocol"]
+
+
+def test_nothing_runs_twice_and_nothing_is_left_for_git(done):
+    assert not ran(done.run("dvc", "repro").stdout)
+    assert done.run("git", "status", "--porcelain").stdout == ""
+    assert done.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_lr_reruns_fine_tuning_and_its_scores_alone_and_metrics_diff_shows_it(clone):
+    clone.run("git", "switch", "--quiet", "--create", "other")
+    output = clone.run("dvc", "exp", "run", "-S", "lr=2e-5").stdout
+    assert ran(output) == W2V
+    assert re.search(r"^lr: 2e-05\b", (clone.path / "params.yaml").read_text(), flags=re.MULTILINE)
+    clone.run("git", "add", "--all")
+    clone.run("git", "commit", "--quiet", "--message", "A smaller step")
+    changes = json.loads(clone.run("dvc", "metrics", "diff", "origin/demo", "other", "--json").stdout)
+    assert set(changes) == {"metrics/w2v.json", "metrics/compare.json"}
+    listed = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
+    assert listed
+
+
+def test_a_word_for_a_number_stops_before_any_work(clone):
+    before = (clone.path / "data" / "w2v" / "fold_0" / "predictions.csv").read_bytes()
+    failed = clone.run("dvc", "exp", "run", "--temp", "-S", "lr=abc", check=False)
+    assert failed.returncode != 0
+    assert "lr = 'abc'" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
+    assert (clone.path / "data" / "w2v" / "fold_0" / "predictions.csv").read_bytes() == before
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("mfcc.n_mfcc=20", {"mfcc", "svm_train", "evaluate@svm", "compare"}),
+        ("svm_train.C=[3]", {"svm_train", "evaluate@svm", "compare"}),
+        ("folds=[0]", {"evaluate@svm", "evaluate@w2v", "curves", "compare"}),
+    ],
+)
+def test_what_a_parameter_reruns(clone, change, expected):
+    assert ran(clone.run("dvc", "exp", "run", "-S", change).stdout) <= expected
+    section = change.partition("=")[0].partition(".")[0]
+    assert clone.run("dvc", "params", "diff", "--md").stdout.count(section) >= 1
+
+
+def test_one_raw_file_reruns_what_reads_it(clone):
+    changed = sorted((clone.path / "data" / "raw").glob("*/*.wav"))[0]
+    shutil.copy(sorted((clone.path / "data" / "raw").glob("*/*.wav"))[1], changed)
+    output = clone.run("dvc", "repro", "--downstream", "resample", "split").stdout
+    assert {"resample", "split", "mfcc", "svm_train"} <= ran(output)
+    assert "download" not in ran(output)
+
+
+def test_the_same_bytes_again(clone):
+    before = (clone.path / "dvc.lock").read_text()
+    clone.run("dvc", "repro", "--force")
+    assert (clone.path / "dvc.lock").read_text() == before
+
+
+def test_a_branch_that_cannot_go_on_does_not_stop_the_other(clone):
+    failed = clone.run(
+        "dvc", "exp", "run", "--keep-going", "-S", "checkpoint=no-such/model", "-S", "svm_train.C=[5]", HF_ENDPOINT="http://127.0.0.1:9",
+        check=False,
+    )  # fmt: skip
+    assert failed.returncode != 0
+    assert "no-such/model" in failed.stdout + failed.stderr
+    assert {"svm_train", "evaluate@svm"} <= ran(failed.stdout)
+
+
+def test_push_and_pull_with_a_remote_of_ones_own(done, clone, tmp_path):
+    clone.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
+    clone.run("dvc", "push", "--quiet")
+    fresh = Project(tmp_path / "fresh", tmp_path)
+    done.run("git", "clone", "--quiet", done.path, fresh.path)
+    fresh.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
+    fresh.run("dvc", "pull", "--quiet")
+    assert not ran(fresh.run("dvc", "repro").stdout)
+
+
+def test_a_stage_outside_the_project_is_one_line(done, tmp_path):
+    (tmp_path / "stages").symlink_to(done.path / "stages")
+    one_line(Project(tmp_path, tmp_path).stage("split"), "params.yaml", "no such file")
