@@ -44,13 +44,79 @@ class Split(Section):
         return folds
 
 
-class Params(Section):
+class Mfcc(Section):
+    """What `mfcc` computes."""
+
+    trim_db: float | None = Field(gt=0)
+    n_fft: Literal[256, 512, 1024, 2048]
+    hop: int = Field(ge=40, le=1024)
+    n_mels: int = Field(ge=20, le=128)
+    n_mfcc: int = Field(ge=2, le=128)
+    deltas: int = Field(ge=0, le=2)
+    statistics: list[Literal["mean", "std", "min", "max", "skew", "kurtosis", "p5", "p10", "p25", "p50", "p75", "p90", "p95"]]
+    dct_mfcc: int = Field(ge=1)
+    dct_terms: int = Field(ge=0)
+    segments: list[Annotated[int, Field(ge=1, le=20)]]
+    segment_mfcc: int = Field(ge=1)
+
+
+class SvmTrain(Section):
+    """What `svm_train` chooses from."""
+
+    blocks: list[dict[Literal["stat", "dct", "seg"], Annotated[float, Field(gt=0)]]] = Field(min_length=1)
+    kernel: list[Literal["rbf", "linear"]] = Field(min_length=1)
+    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    inner_folds: int = Field(ge=2, le=12)
+    speaker_norm: bool
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Finetuning(Section):
+    """The wav2vec 2.0 knobs, at the top level of params.yaml, so that `dvc exp run -S lr=2e-5` is all it takes."""
+
+    checkpoint: str = Field(min_length=1)
+    revision: str = Field(min_length=1)
+    freeze_cnn: bool
+    frozen_layers: int = Field(ge=0)
+    weighted_layer_sum: bool
+    lr: float = Field(gt=0, le=1)
+    head_lr: float = Field(gt=0, le=1)
+    adam_betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
+    adam_eps: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    schedule: Literal["wsd", "constant", "linear", "cosine"]
+    warmup: Share
+    decay_start: Share
+    batch_growth: float = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    attention_dropout: float = Field(ge=0, lt=1)
+    layerdrop: float = Field(ge=0, lt=1)
+    mask_time_prob: Share
+    mask_time_length: int = Field(ge=1)
+    mask_feature_prob: Share
+    mask_feature_length: int = Field(ge=1)
+    label_smoothing: float = Field(ge=0, lt=1)
+    class_weights: bool
+    precision: Literal["auto", "fp32", "bf16"]
+    seed: int = Field(ge=0, lt=2**32)
+
+
+class Params(Finetuning):
     """All of params.yaml; what each knob means stands there beside it."""
 
     corpus: Literal["ravdess", "demo"]
     folds: list[int] = Field(min_length=1)
     demo: Demo
     split: Split
+    mfcc: Mfcc
+    svm_train: SvmTrain
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":

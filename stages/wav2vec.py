@@ -1,0 +1,173 @@
+"""wav2vec 2.0 and its kin as classifiers of emotions, whose logits for a clip do not depend on what it is batched with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from stages import audio, corpus
+from stages.errors import UserError
+
+# Encoders of raw waveforms built alike: a CNN, a projection, a transformer; tests/test_w2v.py tests each for exactness.
+# data2vec-audio is not among them: in its stack of positional convolutions padding leaks into the clip.
+ARCHITECTURES = ("wav2vec2", "hubert", "wavlm", "unispeech-sat")
+HEAD = ("projector.", "classifier.", "layer_weights")
+# What checkpoints hold beside the encoder: heads of pretraining and of speech recognition, and an embedding only SpecAugment needs.
+OTHER_HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "speaker_proj.", "label_embeddings", "masked_spec_embed")
+
+
+def read_config(folder: Path, name: str) -> transformers.PreTrainedConfig:
+    """The configuration of the checkpoint in `folder`, which messages call `name`.
+
+    Raises:
+        UserError: it is missing or broken, of an architecture that does not fit, or a classifier of other labels than ours.
+    """
+    for file in ("config.json", "preprocessor_config.json"):
+        if not (folder / file).exists():
+            raise UserError(
+                f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json and, if pretrained, weights"
+            )
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{name}: not a configuration that transformers knows: {' '.join(str(error).split())[:150]}") from None
+    if config.model_type not in ARCHITECTURES or getattr(config, "add_adapter", False):
+        raise UserError(
+            f"{name}: architecture {config.model_type} does not fit; expected {', '.join(ARCHITECTURES)} without adapter"
+        )
+    if extractor.sampling_rate != audio.SAMPLE_RATE:
+        raise UserError(f"{name}: expects {extractor.sampling_rate} Hz audio; only {audio.SAMPLE_RATE} Hz fits")
+    classifier = any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or [])
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    if classifier and labels != list(corpus.EMOTIONS):
+        raise UserError(f"{name}: fine-tuned to tell apart {', '.join(labels)}; expected our {', '.join(corpus.EMOTIONS)}, or none")
+    return config
+
+
+def weights(folder: Path) -> Path | None:
+    """The file of weights in a checkpoint's folder; None where there is but a configuration, to be trained from scratch."""
+    return next((folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()), None)
+
+
+def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.PreTrainedModel:
+    """A model that classifies our emotions: the checkpoint's weights under a new head, or all weights new if it has none.
+
+    Args:
+        folder: holds config.json, preprocessor_config.json and perhaps weights.
+        name: what messages call the checkpoint.
+        seed: of the new weights.
+        changes: fields of the configuration that differ from the checkpoint's.
+
+    Raises:
+        UserError: what `read_config` refuses; weights that do not fit the configuration; a fine-tuned head that would not be loaded
+            but silently made anew.
+    """
+    config = read_config(folder, name)
+    names = dict(enumerate(corpus.EMOTIONS))
+    config.update({"id2label": names, "label2id": {name: index for index, name in names.items()}, **changes})
+    torch.manual_seed(seed)
+    if weights(folder) is None:
+        return transformers.AutoModelForAudioClassification.from_config(config)
+    try:
+        model, report = transformers.AutoModelForAudioClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (RuntimeError, ValueError, OSError) as error:  # sizes that differ; a file that is no checkpoint
+        raise UserError(f"{name}: weights do not load: {' '.join(str(error).split())[:200]}") from None
+    strange = sorted(key for key in report["unexpected_keys"] if not any(head in key for head in OTHER_HEADS))
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(HEAD) and not key.endswith("masked_spec_embed"))
+    if strange or missing:
+        what = f"holds {strange[0]}, which has no place in" if strange else f"lacks {missing[0]} of"
+        raise UserError(f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently")
+    return model
+
+
+def mixed_precision(wanted: str) -> str:
+    """What Accelerate calls the precision `wanted` (auto, fp32, bf16) on this machine: `no` or `bf16`."""
+    if wanted == "auto":
+        gpu = torch.cuda.is_available()
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else torch.cpu.get_capabilities().get("avx512_bf16")
+        wanted = "bf16" if native else "fp32"
+    return {"fp32": "no", "bf16": "bf16"}[wanted]
+
+
+def quiet() -> None:
+    """Keep transformers and datasets from printing: the stages say themselves what they do, and the head is new on purpose."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+class Classifier(nn.Module):
+    """A transformers model for audio classification with an exact way to batch.
+
+    The base checkpoints normalise over time inside their CNN, so a padded clip would get other features than the same clip alone.
+    Here the CNN sees unpadded clips (or is skipped, when its output was computed before), and only its output is padded, under a
+    mask that counts frames: every clip's logits equal those of transformers' own forward pass of that clip alone.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel):
+        super().__init__()
+        self.model = model
+        self.cnn = model.base_model.feature_extractor
+        # Convolutions and layer norm see no further than their own frame: only group norm, over time, minds padding.
+        self.minds_padding = any(isinstance(module, nn.GroupNorm) for module in self.cnn.modules())
+        self.cnn._requires_grad = False  # of its input, which transformers wants for gradient checkpointing: nobody needs it here
+        self.frames = model._get_feat_extract_output_lengths
+        # From here on the model takes features for samples, and a mask of frames for a mask of samples.
+        model.base_model.feature_extractor = nn.Identity()
+        for part in (model, model.base_model):
+            part._get_feat_extract_output_lengths = lambda lengths, add_adapter=None: lengths
+
+    def forward(self, clips: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Logits of the emotions, shape (batch, 8).
+
+        Args:
+            clips: samples, shape (batch, samples), or the CNN's output, shape (batch, frames, channels); padded at the end.
+            lengths: samples or frames of each clip without padding, shape (batch,).
+        """
+        features = clips
+        if clips.ndim == 2 and self.minds_padding:
+            parts = [self.cnn(clip[None, :length])[0].T for clip, length in zip(clips, lengths.tolist(), strict=True)]
+            features, lengths = pad_sequence(parts, batch_first=True), self.frames(lengths)
+        elif clips.ndim == 2:
+            features, lengths = self.cnn(clips).transpose(1, 2), self.frames(lengths)
+        mask = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
+        return self.model(features.transpose(1, 2), attention_mask=mask).logits
+
+    def save(self, folder: Path) -> None:
+        """Write the model as transformers' own, CNN included."""
+        self.model.base_model.feature_extractor = self.cnn
+        self.model.save_pretrained(folder)
+        self.model.base_model.feature_extractor = nn.Identity()
+
+
+class Clips:
+    """The clips that `w2v_features` stored: samples, or the CNN's output, memory-mapped. A clip's number is its row.
+
+    Attributes:
+        names: of the clips, ascending.
+        lengths: samples or frames of each clip, shape (clips,).
+    """
+
+    def __init__(self, path: Path, channels: int | None):
+        """Open the Arrow file `path`; `channels` of the CNN's output, None for samples."""
+        self.table = datasets.Dataset.from_file(str(path)).with_format("numpy")
+        self.names, self.lengths = list(self.table["clip"]), np.asarray(self.table["length"])
+        self.shape = () if channels is None else (channels,)
+
+    def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The clips of these numbers as one tensor, shape (batch, longest) or (batch, longest, channels), and their lengths."""
+        lengths = self.lengths[numbers]
+        clips = torch.zeros(len(lengths), lengths.max(), *self.shape)
+        for row, number in enumerate(numbers):
+            clips.numpy()[row, : lengths[row]] = self.table[int(number)]["values"].reshape(-1, *self.shape)
+        return clips, torch.from_numpy(lengths)
