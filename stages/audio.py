@@ -1,5 +1,6 @@
 """Audio in and out: the one place that decodes (FFmpeg, through PyAV), reads and writes clips."""
 
+import io
 from pathlib import Path
 
 import av
@@ -43,7 +44,9 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE) -> np.ndarray:
 
 def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
     """Write int16 samples, shape (n,) or (n, channels), as a PCM_16 WAV file (whose bytes depend on nothing else)."""
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+    encoded = io.BytesIO()  # written by Python: libsndfile calls a full disk a "System error"
+    soundfile.write(encoded, samples, rate, subtype="PCM_16", format="WAV")
+    Path(path).write_bytes(encoded.getvalue())
 
 
 def read(path: str | Path) -> np.ndarray:

@@ -22,6 +22,9 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield partial
         remove(path)
         partial.rename(path)
+    except OSError as error:  # a failed write does not say to which file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         remove(partial)
 

@@ -5,10 +5,11 @@ changes the voice is one row of `MANNERS`; who speaks is `voice`; what is said i
 
 Sources of the rows of `MANNERS`:
     Banse and Scherer (1996), J. Pers. Soc. Psychol. 70: 614-636      pitch, energy and spectrum of 14 emotions, 12 actors
+    Cahn (1989), Generating expression in synthesized speech, MIT     rules for synthesis, surprise among them
     Juslin and Laukka (2003), Psychol. Bull. 129: 770-814             review: anger, fear, happiness, sadness, tenderness
     Murray and Arnott (1993), J. Acoust. Soc. Am. 93: 1097-1108       rules for synthesis, disgust among them
     Scherer (2003), Speech Commun. 40: 227-256                        review of paradigms and acoustic profiles
-They agree on directions; the sizes below are ours, chosen so that telling the emotions apart is neither trivial nor hopeless.
+They agree on most directions; the sizes below are ours, chosen so that telling the emotions apart is neither trivial nor hopeless.
 """
 
 import itertools

@@ -125,7 +125,8 @@ def test_emotions_differ_in_pitch_and_loudness_as_the_table_says(clips):
     neutral = synthesis.MANNERS["neutral"]
     for emotion, manner in synthesis.MANNERS.items():
         difference = measured.loc[emotion] - measured.loc["neutral"]
-        higher = manner.pitch - neutral.pitch + (manner.glide - neutral.glide) / 6  # a ramp over the last third adds a sixth to the mean
+        # A ramp over the last third of a statement adds a sixth of its height to the mean.
+        higher = manner.pitch - neutral.pitch + (manner.glide - neutral.glide) / 6
         assert difference["level"] == pytest.approx(manner.loudness * rendered, abs=1.5), emotion
         assert difference["pitch"] == pytest.approx(higher * rendered, abs=1.5), emotion
 
