@@ -13,7 +13,7 @@ demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary
 	@python -m stages.demo
 
 repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
-	@dvc repro --keep-going; code=$$?; dvc metrics show; exit $$code
+	@dvc repro --keep-going; code=$$?; python -m stages.report; exit $$code
 
 test: $(VENV)  ## all tests, offline
 	@python -m pytest

@@ -7,22 +7,20 @@ Not a stage, but what `make demo` calls. The work tree, the index and params.yam
 Writes: the DVC experiment `demo`; demo/ (git-ignored): its metrics and pictures, for looking at
 """
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 from dvc.api import DVCFileSystem
 
-from stages import errors, outputs
+from stages import errors, outputs, report
 
 # What differs from params.yaml. The rest of the pipeline is the one that runs on RAVDESS.
 SETTINGS = ("corpus=demo", "checkpoint=configs/demo", "freeze_cnn=false", "lr=2e-3", "epochs=10", "batch_size=16")
 
 NEXT = """
-These figures are of the SYNTHETIC demo corpus: they show that the pipeline works and say nothing about human speech (chance: 12.5 %).
+These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing about human speech.
 
 Pictures        demo/svm_confusion.png, demo/w2v_confusion.png
 Experiment      dvc exp show; `dvc exp apply demo` puts its parameters and results into the work tree,
@@ -48,9 +46,7 @@ def main() -> None:
 
     with outputs.whole("demo") as folder:
         DVCFileSystem(rev="demo").get("metrics", str(folder), recursive=True)
-    figures = {model: json.loads(Path(f"demo/{model}.json").read_text()) for model in ("svm", "w2v")}
-    rows = {model: {name: f"{figures[model][name]:.1%}" for name in ("accuracy", "uar", "macro_f1")} for model in figures}
-    print(f"\n{figures['svm']['protocol'].partition(';')[0]}\n{pd.DataFrame(rows).T}\n{NEXT}")
+    print("\n".join(["", *report.lines(Path("demo")), NEXT]))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ def whole(path: str | Path) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        remove(path)
-        partial.rename(path)
+        if path.is_dir():
+            remove(path)  # a rename replaces files only
+        partial.replace(path)
     except OSError as error:  # a failed write does not say to which file
         error.filename = error.filename or str(path)
         raise

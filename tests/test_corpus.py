@@ -1,12 +1,14 @@
 """Names, folds and audio: what the first stages promise."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, one_line
 
-from stages import audio, corpus, errors, params, split
+from stages import audio, corpus, errors, outputs, params, split
 
 CLIPS = [line.split()[1] for line in (ROOT / "stages" / "ravdess.md5").read_text().splitlines()]
 
@@ -86,3 +88,15 @@ def test_resample_names_a_file_that_is_not_audio_and_keeps_what_was_made(project
     one_line(project.stage("resample"), "03-01-01-01-01-02-01.wav", "not an audio file")
     assert {path.name for path in made.parent.iterdir()} == {"raw", "audio"}
     assert (made / "03-01-01-01-01-01-01.wav").read_bytes() == b"older"
+
+
+def test_outputs_appear_whole_or_not_at_all(tmp_path):
+    for path, fill in ((tmp_path / "file", Path.touch), (tmp_path / "folder", Path.mkdir)):
+        with pytest.raises(ZeroDivisionError), outputs.whole(path) as partial:
+            fill(partial)
+            1 / 0  # noqa: B018
+        assert not list(tmp_path.glob(".*")) and not path.exists()
+        for _ in range(2):  # the second time in place of the first
+            with outputs.whole(path) as partial:
+                fill(partial)
+        assert path.exists() and not list(tmp_path.glob(".*"))
