@@ -6,11 +6,10 @@ import joblib
 from tqdm import tqdm
 
 
-def over(function: Callable, items: Iterable, desc: str) -> list:
+def over(function: Callable, items: Iterable, desc: str, unit: str = "clip") -> list:
     """`[function(item) for item in items]` on all cores, in order.
 
-    joblib decides where: all cores of this machine, or whatever `joblib.parallel_config` says.
+    joblib decides where: on all cores of this machine, or wherever `joblib.parallel_config` says.
     """
-    items = list(items)
-    jobs = joblib.Parallel(n_jobs=-1, return_as="generator", batch_size="auto")(joblib.delayed(function)(item) for item in items)
-    return list(tqdm(jobs, total=len(items), desc=desc, unit="clip", mininterval=1))
+    items = tqdm(list(items), desc=desc, unit=unit, mininterval=1)  # of items handed out: no backend can be without that
+    return joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(item) for item in items)

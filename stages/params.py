@@ -51,20 +51,22 @@ class Mfcc(Section):
     n_fft: Literal[256, 512, 1024, 2048]
     hop: int = Field(ge=40, le=1024)
     n_mels: int = Field(ge=20, le=128)
+    warps: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(min_length=1)
     n_mfcc: int = Field(ge=2, le=128)
     deltas: int = Field(ge=0, le=2)
-    statistics: list[Literal["mean", "std", "min", "max", "skew", "kurtosis", "p5", "p10", "p25", "p50", "p75", "p90", "p95"]]
+    statistics: list[Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d\d?|p100)$")]]
     dct_mfcc: int = Field(ge=1)
-    dct_terms: int = Field(ge=0)
+    dct_terms: int = Field(ge=0, le=100)
     segments: list[Annotated[int, Field(ge=1, le=20)]]
-    segment_mfcc: int = Field(ge=1)
+    low_mfcc: int = Field(ge=1)
+    covariance: bool
 
 
 class SvmTrain(Section):
     """What `svm_train` chooses from."""
 
-    blocks: list[dict[Literal["stat", "dct", "seg"], Annotated[float, Field(gt=0)]]] = Field(min_length=1)
-    kernel: list[Literal["rbf", "linear"]] = Field(min_length=1)
+    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Annotated[float, Field(gt=0)]]] = Field(min_length=1)
+    kernel: list[Literal["linear", "rbf", "rbf_mean"]] = Field(min_length=1)
     C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     inner_folds: int = Field(ge=2, le=12)
@@ -102,10 +104,29 @@ class Finetuning(Section):
     mask_time_length: int = Field(ge=1)
     mask_feature_prob: Share
     mask_feature_length: int = Field(ge=1)
+    speed: float = Field(ge=0, le=1)
     label_smoothing: float = Field(ge=0, lt=1)
     class_weights: bool
+    select: Literal["last", "inner"]
     precision: Literal["auto", "fp32", "bf16"]
     seed: int = Field(ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def speed_needs_samples(self) -> "Finetuning":
+        if self.speed and self.freeze_cnn:
+            raise ValueError(f"speed = {self.speed}: needs freeze_cnn: false, since a frozen CNN sees each clip only once")
+        return self
+
+
+class Search(Section):
+    """How `stages.search` searches, and in which spaces: `stages.space` reads and checks them."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    sampler: Literal["gp", "tpe", "random"]
+    startup: int = Field(ge=1)
+    fold: int = Field(ge=0)
+    svm: dict[str, str | list] = Field(min_length=1)
+    w2v: dict[str, str | list] = Field(min_length=1)
 
 
 class Params(Finetuning):
@@ -117,6 +138,7 @@ class Params(Finetuning):
     split: Split
     mfcc: Mfcc
     svm_train: SvmTrain
+    search: Search
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":

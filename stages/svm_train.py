@@ -1,29 +1,29 @@
 """Choose and train an SVM on the MFCC table inside each fold's training actors, and predict the held-out clips.
 
 Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
-Writes: data/svm/: predictions.csv: a row per clip, sorted by clip: clip, actor, fold, actual, predicted, a probability per emotion;
-        search.csv: a row per fold and candidate: blocks, kernel, C, gamma, accuracy (of inner held-out clips), chosen; fold `all` is
-        the final model's; model.joblib: the final model, trained on all actors; predicts from the table's columns
+Writes: data/svm/: predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion; a row per clip, sorted by clip;
+        protocol.txt: how they came about, in one line;
+        search.csv: fold, blocks, kernel, C, gamma, accuracy (on inner held-out actors), chosen; a row per fold and candidate;
+        model.joblib: the final model, chosen and trained on all actors (`all` in search.csv); predicts from the table's columns
 """
 
 import itertools
+import operator
+from collections.abc import Iterable
 
 import joblib
 import numpy as np
 import pandas as pd
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from stages import errors, outputs, parallel, params
+from stages import errors, kernels, outputs, parallel, params
 from stages.corpus import EMOTIONS
-
-CACHE = 1000  # MB of kernel values that libsvm may keep
 
 
 def columns_of(block: str, table: pd.DataFrame) -> list[str]:
@@ -43,50 +43,59 @@ def candidates(settings: params.SvmTrain, table: pd.DataFrame) -> list[dict]:
         raise errors.UserError(f"params.yaml: svm_train.blocks = {settings.blocks}: data/mfcc.parquet has none of these blocks")
     found = []
     for blocks, kernel in itertools.product(distinct, settings.kernel):
-        gammas = settings.gamma if kernel == "rbf" else [1.0]  # a linear kernel has none
-        found += [{"blocks": blocks, "kernel": kernel, "C": C, "gamma": gamma} for gamma, C in itertools.product(gammas, settings.C)]
+        gammas = settings.gamma if kernel != "linear" else [1.0]  # which has none
+        found += [
+            {"blocks": blocks, "kernel": kernel, "C": C, "gamma": gamma} for gamma, C in itertools.product(gammas, settings.C)
+        ]
     return found
 
 
-def scaler(blocks: dict[str, float], table: pd.DataFrame) -> ColumnTransformer:
-    """Standardise every feature, then weigh the blocks so that squared distances between clips average 1 whatever a block's size."""
+def scaler(blocks: Iterable[str], table: pd.DataFrame) -> ColumnTransformer:
+    """Standardise every feature, then shrink each block so that squared distances average 1 whatever its number of features."""
     columns = {name: columns_of(name, table) for name in blocks}
-    weights = {name: np.sqrt(weight / sum(blocks.values()) / (2 * len(columns[name]))) for name, weight in blocks.items()}
-    return ColumnTransformer([(name, StandardScaler(), columns[name]) for name in blocks], transformer_weights=weights)
+    shrink = {name: (2 * len(columns[name])) ** -0.5 for name in columns}
+    return ColumnTransformer([(name, StandardScaler(), columns[name]) for name in columns], transformer_weights=shrink)
 
 
 def pipeline(candidate: dict, table: pd.DataFrame) -> Pipeline:
     """The model of a candidate, untrained: predicts emotions from the columns of `table`."""
-    svc = SVC(kernel=candidate["kernel"], C=candidate["C"], gamma=candidate["gamma"], cache_size=CACHE)
-    return make_pipeline(scaler(candidate["blocks"], table), svc)
+    blocks = candidate["blocks"]
+    sizes = [len(columns_of(name, table)) for name in blocks]
+    kernel = kernels.BlockKernel(candidate["kernel"], sizes, list(blocks.values()), candidate["gamma"])
+    return make_pipeline(scaler(blocks, table), SVC(kernel=kernel, C=candidate["C"]))
 
 
 def inner_splits(labels: np.ndarray, actors: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of a cross-validation whose folds share no actor."""
+    """Train and test rows of a cross-validation whose folds share no actor and have like shares of emotions.
+
+    Raises:
+        UserError: fewer actors than folds.
+    """
+    if len(set(actors)) < folds:
+        raise errors.UserError(f"params.yaml: svm_train.inner_folds = {folds}: a fold has only {len(set(actors))} training actors")
     return list(StratifiedGroupKFold(folds).split(labels, labels, actors))
 
 
 def scores(table: pd.DataFrame, labels: np.ndarray, train: np.ndarray, test: np.ndarray, grid: list[dict]) -> list[float]:
     """Accuracy on the rows `test` of every candidate trained on the rows `train`.
 
-    The same figures as `pipeline(candidate).fit(…).score(…)`, many times as fast: squared distances and inner products of weighted
-    blocks are weighted sums over blocks, so that each block is standardised and multiplied once for all candidates.
+    The figures of `pipeline(candidate, table).fit(…).score(…)`, many times as fast: each block is standardised and compared once
+    for all candidates, which differ only in how they combine blocks.
     """
-    distance, product = {}, {}
+    parts = {}
     for name in {name for candidate in grid for name in candidate["blocks"]}:
-        one = scaler({name: 1.0}, table).fit(table.iloc[train])
-        rows = one.transform(table.iloc[train]), one.transform(table.iloc[test])
-        distance[name] = [euclidean_distances(part, rows[0], squared=True) for part in rows]
-        product[name] = [part @ rows[0].T for part in rows]
+        one = scaler([name], table).fit(table.iloc[train])
+        known, new = one.transform(table.iloc[train]), one.transform(table.iloc[test])
+        for kernel in {candidate["kernel"] for candidate in grid}:
+            parts[kernel, name] = [kernels.compare(kernel, rows, known) for rows in (known, new)]
     found = []
-    for (blocks, kernel, gamma), group in itertools.groupby(grid, lambda candidate: [candidate[key] for key in ("blocks", "kernel", "gamma")]):
-        parts = distance if kernel == "rbf" else product
-        fit, held_out = (sum(weight * parts[name][i] for name, weight in blocks.items()) / sum(blocks.values()) for i in (0, 1))
-        if kernel == "rbf":
-            fit, held_out = np.exp(-gamma * fit), np.exp(-gamma * held_out)
-        for candidate in group:
-            svc = SVC(kernel="precomputed", C=candidate["C"], cache_size=CACHE).fit(fit, labels[train])
-            found.append(np.mean(svc.classes_[svc.decision_function(held_out).argmax(axis=1)] == labels[test]))
+    for (blocks, kernel, gamma), alike in itertools.groupby(grid, operator.itemgetter("blocks", "kernel", "gamma")):
+        among, between = (
+            kernels.combine(kernel, [parts[kernel, name][i] for name in blocks], list(blocks.values()), gamma) for i in (0, 1)
+        )
+        for candidate in alike:
+            svc = SVC(kernel="precomputed", C=candidate["C"]).fit(among, labels[train])
+            found.append(np.mean(svc.classes_[svc.decision_function(between).argmax(axis=1)] == labels[test]))
     return found
 
 
@@ -94,14 +103,17 @@ def choose(table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings
     """Score every candidate by a cross-validation over the actors given: the candidates with their accuracy, and the best."""
     grid = candidates(settings, table)
     splits = inner_splits(labels, actors, settings.inner_folds)
-    accuracy = np.average(
-        [scores(table, labels, train, test, grid) for train, test in splits], axis=0, weights=[len(test) for _, test in splits]
-    )
-    best = int(np.argmax(accuracy))
-    return [{**candidate, "accuracy": value, "chosen": i == best} for i, (candidate, value) in enumerate(zip(grid, accuracy, strict=True))], grid[best]
+    right = [np.multiply(scores(table, labels, train, test, grid), len(test)) for train, test in splits]
+    accuracy = np.sum(right, axis=0) / len(labels)
+    best = grid[np.argmax(accuracy)]
+    rows = [{**candidate, "accuracy": value, "chosen": candidate is best} for candidate, value in zip(grid, accuracy, strict=True)]
+    return rows, best
 
 
-def train(table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings: params.SvmTrain) -> tuple[CalibratedClassifierCV, list[dict]]:
+Trained = tuple[CalibratedClassifierCV, list[dict]]
+
+
+def train(table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings: params.SvmTrain) -> Trained:
     """Choose, calibrate and train on the rows given, and on nothing else.
 
     Returns:
@@ -125,9 +137,16 @@ def fold(job: tuple[str, np.ndarray], table: pd.DataFrame, clips: pd.DataFrame, 
 
 
 def normalise_speakers(table: pd.DataFrame, actors: pd.Series) -> pd.DataFrame:
-    """Standardise each actor's features by the mean and deviation of that actor's own clips. Needs no labels, but all those clips."""
+    """Standardise each actor's features by mean and deviation of that actor's own clips: no labels, but all those clips."""
     groups = table.groupby(actors.to_numpy())
     return (table - groups.transform("mean")) / groups.transform("std", ddof=0).replace(0, 1)
+
+
+def protocol(settings: params.SvmTrain) -> str:
+    """How the predictions came about, in the words that stand beside every figure."""
+    chosen = f"blocks, kernel, C, gamma and calibration chosen by {settings.inner_folds}-fold cross-validation over training actors"
+    transductive = "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the held-out ones included; "
+    return (transductive if settings.speaker_norm else "") + chosen
 
 
 @errors.one_line
@@ -138,13 +157,15 @@ def main() -> None:
     table = pd.read_parquet("data/mfcc.parquet").set_index("clip").loc[clips["clip"]].astype(np.float64).reset_index(drop=True)
     if settings.speaker_norm:
         table = normalise_speakers(table, clips["actor"])
-    jobs = [(str(k), (clips["fold"] != k).to_numpy()) for k in sorted(clips["fold"].unique())] + [("all", np.ones(len(clips), bool))]
+    jobs = [(str(number), (clips["fold"] != number).to_numpy()) for number in sorted(clips["fold"].unique())]
+    jobs.append(("all", np.ones(len(clips), bool)))
     with joblib.parallel_config(backend="threading"):
-        trained = parallel.over(lambda job: fold(job, table, clips, settings), jobs, "svm_train")
+        trained = parallel.over(lambda job: fold(job, table, clips, settings), jobs, "svm_train", unit="search")
     probabilities = pd.concat([part for _, _, part in trained]).sort_index()
     predictions = clips[["clip", "actor", "fold"]].assign(actual=clips["emotion"], predicted=probabilities.idxmax(axis=1))
     with outputs.whole("data/svm") as folder:
         folder.mkdir()
+        (folder / "protocol.txt").write_text(protocol(settings) + "\n")
         joblib.dump(trained[-1][0], folder / "model.joblib")
         pd.concat([predictions, probabilities], axis=1).to_csv(folder / "predictions.csv", index=False)
         pd.DataFrame([row for _, found, _ in trained for row in found]).to_csv(folder / "search.csv", index=False)

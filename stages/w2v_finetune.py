@@ -2,160 +2,101 @@
 
     python -m stages.w2v_finetune FOLD
 
-The held-out clips are looked at once, after the last step: nothing here can choose by them.
+The held-out clips are looked at once, after the last step: nothing here can choose by them. Stopped or killed, the same command
+goes on from the state last saved, and ends with the same weights.
 
 Reads:  data/features/clips.arrow, data/folds.csv, data/checkpoint, the top-level params
 Writes: data/w2v/fold_K/
         predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion; a row per held-out clip, sorted by clip
         curve.csv: step, epoch, loss, accuracy, lr, grad_norm, batch_size; a row per optimizer step
-        epochs.csv: epoch, loss, accuracy, uar on the training clips, as they were when their turn came; a row per epoch
+        epochs.csv: epoch; loss, accuracy, uar of the training clips, each as it was when its turn came; with `select: inner` also
+            inner_loss, inner_accuracy, inner_uar of the inner fold; a row per epoch
         model/: what transformers.pipeline("audio-classification", ...) loads
         protocol.txt: a line that says what was trained, for the metrics
+        runs/, outside of data: TensorBoard's event files, for watching only
 """
 
 import argparse
+import os
 import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
-import accelerate
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import balanced_accuracy_score
-from torch.nn.functional import cross_entropy
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from stages import errors, outputs, params, schedule, wav2vec
+from stages import errors, launch, outputs, params, resume, wav2vec
 from stages.corpus import EMOTIONS
-from stages.wav2vec import Classifier, Clips
+from stages.training import Training
 
-CHECKPOINT = Path("data/checkpoint")
-
-
-def build(settings: params.Params) -> Classifier:
-    """The checkpoint as a classifier, regularised and frozen as the params say."""
-    model = wav2vec.load(
-        CHECKPOINT, settings.checkpoint, settings.seed,
-        hidden_dropout=settings.dropout, feat_proj_dropout=settings.dropout, activation_dropout=settings.dropout,
-        attention_dropout=settings.attention_dropout, layerdrop=settings.layerdrop,
-        apply_spec_augment=settings.mask_time_prob + settings.mask_feature_prob > 0,
-        mask_time_prob=settings.mask_time_prob, mask_time_length=settings.mask_time_length,
-        mask_feature_prob=settings.mask_feature_prob, mask_feature_length=settings.mask_feature_length,
-        use_weighted_layer_sum=settings.weighted_layer_sum,
-    )  # fmt: skip
-    encoder = model.base_model
-    model.requires_grad_(True)
-    if settings.freeze_cnn:
-        encoder.feature_extractor._freeze_parameters()
-    if settings.frozen_layers:  # nothing below them needs a gradient either
-        frozen = [encoder.feature_projection, encoder.encoder.pos_conv_embed, *encoder.encoder.layers[: settings.frozen_layers]]
-        for module in frozen:
-            module.requires_grad_(False)
-        if hasattr(encoder, "masked_spec_embed"):
-            encoder.masked_spec_embed.requires_grad_(False)
-    return Classifier(model)
+CHECKPOINT, FEATURES, FOLDS = Path("data/checkpoint"), Path("data/features/clips.arrow"), Path("data/folds.csv")
 
 
-def optimizer_for(classifier: Classifier, settings: params.Params) -> torch.optim.AdamW:
-    """AdamW with a learning rate of its own for the head, and no weight decay on biases, gains and embeddings of one dimension."""
-    groups = []
-    for head in (False, True):
-        for decays in (False, True):
-            chosen = [
-                parameter for name, parameter in classifier.model.named_parameters()
-                if parameter.requires_grad and name.startswith(wav2vec.HEAD) == head and (parameter.squeeze().ndim > 1) == decays
-            ]  # fmt: skip
-            groups.append({
-                "params": chosen,
-                "lr": settings.head_lr if head else settings.lr,
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            })  # fmt: skip
-    return torch.optim.AdamW(groups, betas=tuple(settings.adam_betas), eps=settings.adam_eps, fused=True)
+def inner_fold(fold: int, folds: list[int]) -> int:
+    """The fold of training actors that `select: inner` chooses the epoch on: the next one, after the last the first."""
+    return folds[(folds.index(fold) + 1) % len(folds)]
 
 
-def seed_for(*numbers: int) -> int:
-    """A seed for this purpose alone, whatever was drawn before: what makes a resumed run equal an uninterrupted one."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def forecast(seconds: float, settings: params.Params, accelerator: Accelerator) -> str:
+    """What the whole stage will take here, and how to make it shorter when that is hours."""
+    every = seconds * len(settings.folds)
+    text = f"about {seconds / 60:.0f} min for this fold, {every / 3600:.1f} h for all {len(settings.folds)}, on this machine"
+    if every > 2 * 3600:
+        ways = ["fewer folds (-S folds=[0])", "fewer epochs"]
+        ways += ["frozen layers (-S frozen_layers=6)"] if not settings.frozen_layers else []
+        ways += ["a CUDA GPU"] if accelerator.device.type == "cpu" else ["more of them (`accelerate config`)"]
+        text += f"; shorter: {', '.join(ways)}"
+    return text
 
 
-def train(
-    classifier: Classifier, clips: Clips, numbers: np.ndarray, labels: np.ndarray, settings: params.Params, fold: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train in place.
+def protocol(settings: params.Params) -> str:
+    """What was trained, in one line for the metrics."""
+    start = "pretrained" if wav2vec.weights(CHECKPOINT) else "from scratch, no pretraining"
+    chosen = "best epoch on an inner fold of training actors" if settings.select == "inner" else "last epoch"
+    return f"{settings.checkpoint} ({start}), {settings.epochs} epochs, {settings.schedule}, lr {settings.lr:g}, {chosen}"
 
-    Args:
-        numbers: of the training clips in `clips`, shape (n,).
-        labels: indices in EMOTIONS of all clips, by number.
 
-    Returns:
-        The tables curve.csv and epochs.csv.
-    """
-    accelerator = accelerate.Accelerator(mixed_precision=wav2vec.mixed_precision(settings.precision))
-    steps = schedule.batches(
-        len(numbers), settings.epochs, settings.batch_size, settings.batch_growth, settings.decay_start, settings.seed
-    )
-    optimizer = optimizer_for(classifier, settings)
-    scheduler = schedule.learning_rate(optimizer, settings.schedule, steps, settings.warmup, settings.decay_start)
-    model, optimizer = accelerator.prepare(classifier, optimizer)
-    model.train()
+def run(training: Training, store: resume.Store, fold: int, settings: params.Params) -> None:
+    """Take all steps that are left, with a progress bar; save the state now and then, and before Ctrl-C or SIGTERM ends it."""
+    accelerator = training.accelerator
+    (state,) = broadcast_object_list([store.load() if accelerator.is_main_process else None])
+    if state:
+        training.restore(state)
+        accelerator.print(f"fold {fold}: goes on after step {training.done} of {len(training.steps)}")
+    signals = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signals.append(number))
 
-    counts = np.bincount(labels[numbers], minlength=len(EMOTIONS))
-    balance = len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts) if settings.class_weights else np.ones(len(EMOTIONS))
-    weight = torch.tensor(balance, dtype=torch.float32, device=accelerator.device)
-
-    curve, seen = [], []
-    bar = tqdm(total=len(numbers) * settings.epochs, desc=f"fold {fold}", unit="clip", mininterval=1)
-    for step, chosen in enumerate(steps):
-        batch = numbers[chosen]
-        total_weight = balance[labels[batch]].sum()
-        loss_sum = 0.0
-        # Sorted by length, a batch falls into micro-batches that need little padding; its gradient stays the same.
-        ordered = batch[np.argsort(clips.lengths[batch], kind="stable")]
-        parts = np.array_split(ordered, -(-len(batch) // settings.micro_batch))
-        for part, micro in enumerate(parts):
-            accelerate.utils.set_seed(seed_for(settings.seed, fold, step, part))  # of dropout and SpecAugment
-            inputs, lengths = (tensor.to(accelerator.device) for tensor in clips.batch(micro))
-            truth = torch.from_numpy(labels[micro]).to(accelerator.device)
-            logits = model(inputs, lengths)
-            loss = cross_entropy(logits, truth, weight, reduction="sum", label_smoothing=settings.label_smoothing) / total_weight
-            accelerator.backward(loss)
-            loss_sum += loss.item()
-            seen.append(pd.DataFrame({
-                "actual": labels[micro], "predicted": logits.argmax(-1).cpu().numpy(),
-                "loss": cross_entropy(logits.detach(), truth, reduction="none").cpu().numpy(),
-            }))  # fmt: skip
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm or float("inf"))
-        lr = scheduler.get_last_lr()[0]
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        bar.update(len(batch))
-        bar.set_postfix(loss=f"{loss_sum:.3f}")
-        hits = sum((part["actual"] == part["predicted"]).sum() for part in seen[-len(parts) :])
-        curve.append((step + 1, bar.n / len(numbers), loss_sum, hits / len(batch), lr, norm.item(), len(batch)))
+    start = training.seen_clips
+    bar = tqdm(total=training.ends[-1], initial=start, desc=f"fold {fold}", unit="clip", mininterval=1,
+               disable=not accelerator.is_main_process)  # fmt: skip
+    began, forecast_due = time.monotonic(), True
+    while training.done < len(training.steps):
+        row = training.advance()
+        bar.update(row["batch_size"])
+        bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+        if forecast_due and time.monotonic() - began > 20:
+            forecast_due = False
+            left = (time.monotonic() - began) * training.ends[-1] / (training.seen_clips - start)
+            bar.write(forecast(left, settings, accelerator), file=sys.stderr)
+        # One process told to stop stops all.
+        stopped = accelerator.reduce(torch.tensor(len(signals), device=accelerator.device), "sum").item()
+        if accelerator.is_main_process and (stopped or store.due()):
+            store.save(training.state())
+        if stopped:
+            bar.close()
+            accelerator.print(
+                f"w2v_finetune: stopped after step {training.done} of {len(training.steps)}; the same command goes on from there"
+            )
+            sys.exit(130)
     bar.close()
-    curve = pd.DataFrame(curve, columns=["step", "epoch", "loss", "accuracy", "lr", "grad_norm", "batch_size"])
-    seen = pd.concat(seen, ignore_index=True)
-    epochs = [
-        (1 + epoch, part["loss"].mean(), (part["actual"] == part["predicted"]).mean(),
-         balanced_accuracy_score(part["actual"], part["predicted"]))
-        for epoch, part in seen.groupby(seen.index // len(numbers))
-    ]  # fmt: skip
-    return curve, pd.DataFrame(epochs, columns=["epoch", "loss", "accuracy", "uar"])
-
-
-@torch.inference_mode()
-def probabilities(classifier: Classifier, clips: Clips, numbers: np.ndarray, batch_size: int) -> np.ndarray:
-    """Probabilities of the emotions for the clips of these numbers, shape (n, 8), in full precision."""
-    classifier.eval()
-    device = next(classifier.parameters()).device
-    order = np.argsort(clips.lengths[numbers], kind="stable")
-    found = np.empty((len(numbers), len(EMOTIONS)))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        logits = classifier(*(tensor.to(device) for tensor in clips.batch(numbers[chosen])))
-        found[chosen] = logits.double().softmax(-1).cpu().numpy()
-    return found
 
 
 @errors.one_line
@@ -165,32 +106,59 @@ def main() -> None:
     parser.add_argument("fold", type=int)
     fold = parser.parse_args().fold
     settings = params.load()
+    launch.processes("stages.w2v_finetune", str(fold))
     wav2vec.quiet()
 
-    folds = pd.read_csv("data/folds.csv")
-    classifier = build(settings)
-    config = classifier.model.config
-    clips = Clips(Path("data/features/clips.arrow"), config.conv_dim[-1] if settings.freeze_cnn else None)
-    folds = folds.set_index("clip").loc[clips.names].reset_index()
-    if fold not in set(folds["fold"]):
-        raise errors.UserError(f"fold {fold}: not in data/folds.csv; expected one of {sorted(set(folds['fold']))}")
-    labels = folds["emotion"].map(EMOTIONS.index).to_numpy()
-    held_out = (folds["fold"] == fold).to_numpy()
+    table = pd.read_csv(FOLDS)
+    known = sorted(set(table["fold"]))
+    if fold not in known:
+        raise errors.UserError(f"fold {fold}: not in {FOLDS}; expected one of {known}")
+    model = wav2vec.for_training(CHECKPOINT, settings)
+    clips = wav2vec.Clips(FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
+    table = table.set_index("clip").loc[clips.names].reset_index()
+    labels = table["emotion"].map(EMOTIONS.index).to_numpy()
+    held_out = (table["fold"] == fold).to_numpy()
+    inner = (table["fold"] == inner_fold(fold, known)).to_numpy() & (settings.select == "inner")
 
-    curve, epochs = train(classifier, clips, np.flatnonzero(~held_out), labels, settings, fold)
-    scores = probabilities(classifier, clips, np.flatnonzero(held_out), settings.micro_batch)
-
-    table = folds.loc[held_out, ["clip", "actor", "fold"]].assign(
-        actual=folds.loc[held_out, "emotion"], predicted=np.array(EMOTIONS)[scores.argmax(axis=1)]
+    name = os.environ.get("DVC_EXP_NAME", "workspace")
+    accelerator = Accelerator(
+        mixed_precision=wav2vec.mixed_precision(settings.precision),
+        log_with="tensorboard",
+        project_dir=resume.project() / "runs" / name,
     )
-    table[list(EMOTIONS)] = scores
+    accelerator.init_trackers(f"fold_{fold}")
+    training = Training(
+        wav2vec.Classifier(model),
+        clips,
+        labels,
+        np.flatnonzero(~held_out & ~inner),
+        np.flatnonzero(inner),
+        settings,
+        fold,
+        accelerator,
+    )
+    store = resume.Store(
+        resume.fingerprint([FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir())], settings.model_dump(), fold, accelerator.device.type)
+    )
+    run(training, store, fold, settings)
+    curve, epochs = training.finish()
+    probabilities = training.probabilities(np.flatnonzero(held_out))
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return
+
+    predictions = table.loc[held_out, ["clip", "actor", "fold"]].assign(
+        actual=table.loc[held_out, "emotion"], predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)]
+    )
+    predictions[list(EMOTIONS)] = probabilities
     with outputs.whole(f"data/w2v/fold_{fold}") as folder:
-        classifier.save(folder / "model")
+        training.classifier.save(folder / "model")
         shutil.copy(CHECKPOINT / "preprocessor_config.json", folder / "model")
-        table.sort_values("clip").to_csv(folder / "predictions.csv", index=False)
+        predictions.to_csv(folder / "predictions.csv", index=False)
         curve.to_csv(folder / "curve.csv", index=False)
         epochs.to_csv(folder / "epochs.csv", index=False)
-        (folder / "protocol.txt").write_text(f"{settings.checkpoint}, {settings.epochs} epochs, lr {settings.lr:g}\n")
+        (folder / "protocol.txt").write_text(protocol(settings) + "\n")
+    store.remove()
     last = epochs.iloc[-1]
     print(f"fold {fold}: {len(curve)} steps; last epoch on training clips: loss {last['loss']:.3f}, {last['accuracy']:.1%} right")
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import datasets
 import huggingface_hub
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stages import audio, corpus
 from stages.errors import UserError
+from stages.params import Params
 
 # Encoders of raw waveforms built alike: a CNN, a projection, a transformer; tests/test_w2v.py tests each for exactness.
 # data2vec-audio is not among them: in its stack of positional convolutions padding leaks into the clip.
@@ -79,13 +82,44 @@ def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (RuntimeError, ValueError, OSError) as error:  # sizes that differ; a file that is no checkpoint
+    except (RuntimeError, ValueError, OSError, EOFError, UnpicklingError, SafetensorError) as error:  # other sizes, a torn file
         raise UserError(f"{name}: weights do not load: {' '.join(str(error).split())[:200]}") from None
     strange = sorted(key for key in report["unexpected_keys"] if not any(head in key for head in OTHER_HEADS))
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(HEAD) and not key.endswith("masked_spec_embed"))
     if strange or missing:
         what = f"holds {strange[0]}, which has no place in" if strange else f"lacks {missing[0]} of"
         raise UserError(f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently")
+    return model
+
+
+def for_training(folder: Path, settings: Params) -> transformers.PreTrainedModel:
+    """`load`, regularised and frozen as the params say."""
+    model = load(
+        folder,
+        settings.checkpoint,
+        settings.seed,
+        hidden_dropout=settings.dropout,
+        feat_proj_dropout=settings.dropout,
+        attention_dropout=settings.attention_dropout,
+        layerdrop=settings.layerdrop,
+        apply_spec_augment=settings.mask_time_prob + settings.mask_feature_prob > 0,
+        mask_time_prob=settings.mask_time_prob,
+        mask_time_length=settings.mask_time_length,
+        mask_feature_prob=settings.mask_feature_prob,
+        mask_feature_length=settings.mask_feature_length,
+        use_weighted_layer_sum=settings.weighted_layer_sum,
+    )
+    encoder = model.base_model
+    layers = encoder.encoder.layers
+    if settings.frozen_layers > len(layers):
+        raise UserError(f"frozen_layers = {settings.frozen_layers}: {settings.checkpoint} has {len(layers)} layers")
+    if settings.freeze_cnn:
+        encoder.feature_extractor.requires_grad_(False)
+    if settings.frozen_layers:  # what lies below them would get its gradient through them: frozen as well
+        for module in (encoder.feature_projection, encoder.encoder.pos_conv_embed, *layers[: settings.frozen_layers]):
+            module.requires_grad_(False)
+        if hasattr(encoder, "masked_spec_embed"):
+            encoder.masked_spec_embed.requires_grad_(False)
     return model
 
 
@@ -164,10 +198,24 @@ class Clips:
         self.names, self.lengths = list(self.table["clip"]), np.asarray(self.table["length"])
         self.shape = () if channels is None else (channels,)
 
-    def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clips of these numbers as one tensor, shape (batch, longest) or (batch, longest, channels), and their lengths."""
-        lengths = self.lengths[numbers]
-        clips = torch.zeros(len(lengths), lengths.max(), *self.shape)
-        for row, number in enumerate(numbers):
-            clips.numpy()[row, : lengths[row]] = self.table[int(number)]["values"].reshape(-1, *self.shape)
-        return clips, torch.from_numpy(lengths)
+    def batch(self, numbers: Sequence[int], speed: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """The clips of these numbers as one tensor, shape (batch, longest) or (batch, longest, channels), and their lengths.
+
+        Args:
+            speed: of samples: each clip is played up to this share faster or slower, drawn from NumPy's global generator. That
+                changes pitch, formants and tempo: a voice that the corpus has not. Source: Ko et al. (2015), "Audio augmentation
+                for speech recognition".
+        """
+        values = [self.table[int(number)]["values"].reshape(-1, *self.shape) for number in numbers]
+        if speed:
+            values = [respeed(samples, (1 + speed) ** np.random.uniform(-1, 1)) for samples in values]
+        lengths = torch.tensor([len(one) for one in values])
+        clips = torch.zeros(len(values), lengths.max(), *self.shape)
+        for row, one in enumerate(values):
+            clips.numpy()[row, : len(one)] = one
+        return clips, lengths
+
+
+def respeed(samples: np.ndarray, factor: float) -> np.ndarray:
+    """Samples of a clip played `factor` times as fast, shape (about n / factor,), interpolated in straight lines."""
+    return np.interp(np.arange(0, len(samples) - 1, factor), np.arange(len(samples)), samples)

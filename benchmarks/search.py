@@ -1,0 +1,98 @@
+"""Bayesian optimisation against random search on the SVM branch: the best inner score after n trials, the same budget for each.
+
+    python benchmarks/search.py [--trials N] [--seeds N]
+
+Every run starts with what params.yaml says, as searches do; scores are those of `stages.search svm`, on the training actors of
+`search.fold`. The space is that of svm_train and of trim_db, few enough features to be computed once.
+
+Reads:  data/audio, data/folds.csv, params
+Writes: metrics/search/benchmark.csv: sampler, seed, trial, score, best; metrics/search/benchmark.png; prints a table
+"""
+
+import argparse
+import warnings
+
+import matplotlib
+import numpy as np
+import optuna
+import pandas as pd
+from tqdm import tqdm
+
+from stages import inner, outputs, params, space, study
+
+SPACE = {
+    "mfcc.trim_db": [15, 20, 25, 30, 35, 40],
+    "svm_train.C": "log 0.1..300",
+    "svm_train.gamma": "log 0.03..30",
+    "svm_train.blocks.0.stat": "log 0.05..5",
+    "svm_train.blocks.0.dct": "log 0.05..5",
+    "svm_train.blocks.0.seg": "log 0.05..5",
+}
+AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
+
+
+def run(sampler: str, seed: int, trials: int, settings: params.Params, known: dict) -> pd.DataFrame:
+    """One search of so many trials: its scores. `known` scores, of all runs, are not computed again."""
+    values = settings.model_dump()
+    values["svm_train"] |= {"blocks": [{"stat": 1.0, "dct": 1.0, "seg": 1.0}], "kernel": ["rbf"], "C": [10.0], "gamma": [1.0]}
+    possible = {name: space.distribution(declared) for name, declared in SPACE.items()}
+    search = settings.search.model_copy(update={"sampler": sampler, "seed": seed})
+    made = optuna.create_study(direction="maximize")
+    made.enqueue_trial(space.current(values, possible, "svm"))
+    for position in range(trials):
+        made.sampler = study.make_sampler(search, position)
+        trial = made.ask()
+        point = {name: space.value(study.draw(trial, name, one), one) for name, one in possible.items()}
+        key = str(point)
+        if key not in known:
+            changed = params.Params.model_validate(space.put(values, point))
+            known[key] = dict(inner.scores("svm", changed, settings.search.fold))[inner.QUARTERS]
+        made.tell(trial, known[key])
+    scores = pd.Series([trial.value for trial in made.get_trials()])
+    return pd.DataFrame(
+        {"sampler": sampler, "seed": seed, "trial": 1 + np.arange(trials), "score": scores, "best": scores.cummax()}
+    )
+
+
+def draw(table: pd.DataFrame) -> None:
+    """Means over seeds, with the range of all seeds."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for sampler, rows in table.groupby("sampler"):
+        best = rows.pivot(index="trial", columns="seed", values="best")
+        (line,) = axes.plot(best.index, best.mean(axis=1), label=f"{sampler}, mean of {best.shape[1]} seeds")
+        axes.fill_between(best.index, best.min(axis=1), best.max(axis=1), alpha=0.15, color=line.get_color())
+    axes.set(xlabel="trials", ylabel="best inner accuracy so far", title="SVM branch; bands: all seeds")
+    axes.legend()
+    with outputs.whole("metrics/search/benchmark.png") as path:
+        figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run every sampler with every seed, write and print what they found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    settings, known = params.load(), {}
+    jobs = [(sampler, seed) for seed in range(arguments.seeds) for sampler in ("gp", "tpe", "random")]
+    table = pd.concat([run(*job, arguments.trials, settings, known) for job in tqdm(jobs, desc="searches", unit="search")])
+    with outputs.whole("metrics/search/benchmark.csv") as path:
+        table.to_csv(path, index=False, float_format="%.5f")
+    draw(table)
+    after = table[table["trial"].isin(AFTER)].groupby(["trial", "sampler"])["best"]
+    print(pd.DataFrame({"mean": after.mean(), "min": after.min(), "max": after.max()}).round(4).unstack().to_string())
+    last = table[table["trial"] == arguments.trials].pivot(index="seed", columns="sampler", values="best")
+    for sampler in ("gp", "tpe"):
+        ahead = last[sampler] - last["random"]
+        print(
+            f"{sampler} - random after {arguments.trials} trials, by seed: {', '.join(f'{100 * one:+.2f}' for one in ahead)} points"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Fine-tuning: exact, repeatable, blind to the held-out clips, and not undone by a kill."""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from accelerate.commands.config import config_args
+from ruamel.yaml import YAML
+
+from stages import audio, schedule, wav2vec
+from stages.corpus import EMOTIONS, describe
+
+torch.set_num_threads(1)  # models this small only wait for a second thread
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "conv_dim": [8, 8], "conv_kernel": [40, 8], "conv_stride": [20, 8], "num_feat_extract_layers": 2, "conv_bias": True,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16, "initializer_range": 0.2,
+}  # fmt: skip
+PREPROCESSOR = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "sampling_rate": 16000}
+
+
+def write_checkpoint(folder: Path, **changes) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "wav2vec2", "feat_extract_norm": "group", **TINY, **changes}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+def workplace(folder: Path, weights: bool, **changes) -> Path:
+    """A folder to run stages in: 24 clips of 12 actors, params of a short training, a tiny checkpoint with or without weights."""
+    (folder / "data/audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for actor in range(1, 13):
+        for emotion in (1 + actor % 8, 1 + (actor + 3) % 8):
+            clip = f"03-01-{emotion:02}-01-01-01-{actor:02}"
+            time_ = np.arange(rng.integers(4000, 9000)) / 16000
+            tone = np.sin(2 * np.pi * (150 + 90 * emotion) * time_) * 4000 + rng.normal(0, 200, len(time_))
+            audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
+            rows.append({**describe(clip), "fold": (actor - 1) // 2})
+    pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
+    write_checkpoint(folder / "tiny")
+    if weights:
+        model = wav2vec.load(folder / "tiny", "tiny", 0)
+        model.config.architectures = ["Wav2Vec2ForPreTraining"]
+        model.wav2vec2.save_pretrained(folder / "tiny")
+    values = YAML().load(ROOT / "params.yaml")
+    values.update({
+        "checkpoint": "tiny", "freeze_cnn": weights, "lr": 2e-3, "head_lr": 2e-3, "epochs": 3, "batch_size": 8, "micro_batch": 3,
+        "precision": "fp32", "mask_time_length": 2, **changes,
+    })  # fmt: skip
+    YAML().dump(values, folder / "params.yaml")
+    return folder
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": "/nowhere", **extra}
+
+
+def run(folder: Path, *stages: str) -> None:
+    """Run stages like `w2v_finetune 0` in `folder`, in this process: starting Python anew would take most of the time."""
+    for stage in stages:
+        name, *arguments = stage.split()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr(sys, "argv", [name, *arguments])
+            patch.setattr(config_args, "default_config_file", "/nowhere")
+            importlib.import_module(f"stages.{name}").main()
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*")) if file.is_file()
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A frozen CNN under a transformer with dropout and SpecAugment, fold 0."""
+    folder = workplace(tmp_path_factory.mktemp("trained"), weights=True)
+    run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # transformers' WavLM
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("architecture", wav2vec.ARCHITECTURES)
+@torch.inference_mode()
+def test_logits_do_not_depend_on_the_batch(tmp_path, architecture, norm):
+    changes = {"feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer", "use_weighted_layer_sum": True}
+    folder = write_checkpoint(tmp_path / "c", model_type=architecture, **changes)
+    rng = np.random.default_rng(1)
+    clips = [rng.normal(0, 0.3, length).astype(np.float32) for length in rng.integers(2000, 12000, 16)]
+    reference = wav2vec.load(folder, "c", 0).eval()
+    expected = torch.cat([reference(torch.from_numpy(clip)[None]).logits for clip in clips])
+    features = [reference.base_model.feature_extractor(torch.from_numpy(clip)[None])[0].T for clip in clips]
+    classifier = wav2vec.Classifier(wav2vec.load(folder, "c", 0)).eval()
+    for size in (1, 3, 16):
+        for inputs in ([torch.from_numpy(clip) for clip in clips], features):
+            found = []
+            for start in range(0, len(clips), size):
+                chunk = inputs[start : start + size]
+                padded = torch.nn.utils.rnn.pad_sequence(chunk, batch_first=True)
+                found.append(classifier(padded, torch.tensor([len(clip) for clip in chunk])))
+            assert (torch.cat(found) - expected).abs().max() < 1e-5
+    assert expected.std(0).min() > 1e-3  # the clips differ at all
+
+
+@pytest.mark.parametrize("growth", [1.0, 3.5])
+def test_every_clip_comes_once_an_epoch(growth):
+    steps = schedule.batches(50, 4, 8, growth, 0.7, seed=0)
+    order = np.concatenate(steps)
+    for epoch in range(4):
+        assert sorted(order[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
+    sizes = [len(step) for step in steps]
+    assert all(size == 8 for size in sizes[: int(0.6 * len(sizes))])
+    assert min(sizes) >= 4
+    assert (sizes[-2] >= 16) == (growth > 1)
+
+
+def course(name: str, steps: list[np.ndarray], decay_start: float = 0.7) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = schedule.learning_rate(optimizer, name, steps, 0.1, decay_start)
+    rates = []
+    for _ in steps:
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_schedules():
+    steps = schedule.batches(100, 10, 10, 1, 0.7, seed=0)
+    wsd, constant, linear, cosine = (course(name, steps) for name in ("wsd", "constant", "linear", "cosine"))
+    for rates in (wsd, constant, linear, cosine):
+        assert rates[:11] == pytest.approx(np.arange(11) / 10)
+    assert wsd[10:70] == pytest.approx(np.ones(60))
+    assert wsd[70:] == pytest.approx(1 - np.arange(30) / 30)
+    assert constant[10:] == [1] * 90
+    assert linear[10:] == pytest.approx(1 - np.arange(90) / 90)
+    assert cosine[55] == pytest.approx(0.5)
+    assert course("wsd", steps, 1.0)[10:] == [1] * 90
+
+
+def test_predictions_are_what_transformers_says(trained):
+    table = pd.read_csv(trained / "data/w2v/fold_0/predictions.csv")
+    folds = pd.read_csv(trained / "data/folds.csv")
+    assert list(table["clip"]) == sorted(folds.loc[folds["fold"] == 0, "clip"])
+    assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-9)
+    assert (table[list(EMOTIONS)].idxmax(axis=1) == table["predicted"]).all()
+    classify = transformers.pipeline("audio-classification", str(trained / "data/w2v/fold_0/model"), top_k=8)
+    for row in table.to_dict("records"):
+        samples = audio.read(trained / f"data/audio/{row['clip']}.wav")
+        found = classify({"raw": samples, "sampling_rate": 16000})
+        assert {answer["label"]: answer["score"] for answer in found} == pytest.approx({e: row[e] for e in EMOTIONS}, abs=1e-5)
+
+
+def test_same_seed_same_bytes(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "again", ignore=shutil.ignore_patterns("w2v", "features"))
+    run(tmp_path / "again", "w2v_features", "w2v_finetune 0")
+    assert digest(tmp_path / "again/data") == digest(trained / "data")
+
+
+def test_held_out_clips_change_nothing(trained, tmp_path):
+    """Other audio and other labels of fold 0 leave the weights of fold 0 as they are."""
+    shutil.copytree(trained, tmp_path / "other", ignore=shutil.ignore_patterns("w2v", "features"))
+    folder = tmp_path / "other"
+    folds = pd.read_csv(folder / "data/folds.csv")
+    held_out = folds["fold"] == 0
+    for clip in folds.loc[held_out, "clip"]:
+        samples = audio.read(folder / f"data/audio/{clip}.wav")
+        audio.write(folder / f"data/audio/{clip}.wav", np.rint(samples[::-1] * 2**14).astype(np.int16))
+    folds.loc[held_out, "emotion"] = "calm"
+    folds.to_csv(folder / "data/folds.csv", index=False)
+    run(folder, "w2v_features", "w2v_finetune 0")
+    for file in ("model/model.safetensors", "curve.csv", "epochs.csv"):
+        assert (folder / "data/w2v/fold_0" / file).read_bytes() == (trained / "data/w2v/fold_0" / file).read_bytes(), file
+    before, after = (pd.read_csv(home / "data/w2v/fold_0/predictions.csv") for home in (trained, folder))
+    assert not np.allclose(before[list(EMOTIONS)], after[list(EMOTIONS)])
+
+
+def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
+    shutil.copytree(ROOT / "stages", folder / "stages")
+    work = folder / ".dvc/tmp/exps/standalone/x"  # as `dvc exp run --temp` does: a work tree that is lost after a failure
+    states = folder / ".checkpoints"
+    for kill in (signal.SIGKILL, signal.SIGINT, None):
+        work.mkdir(parents=True)
+        for name in ("data", "params.yaml", "tiny"):
+            (work / name).symlink_to(folder / name)
+        slow = environment(RAVDESS_SAVE_SECONDS="0", PYTHONPATH=f"{tmp_path}/slow:{ROOT}")
+        command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
+        process = subprocess.Popen(command, cwd=work, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if kill:
+            before = {file.stat().st_mtime_ns for file in states.glob("*.pt")}
+            while {file.stat().st_mtime_ns for file in states.glob("*.pt")} <= before and process.poll() is None:
+                time.sleep(0.001)
+            process.send_signal(kill)
+        out, err = process.communicate()
+        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, None: 0}[kill], err
+        if kill is signal.SIGINT:
+            assert [line for line in out.splitlines() if "stopped after step" in line]
+        shutil.rmtree(work.parents[0])
+    assert "goes on after step" in out
+    assert digest(folder / "data/w2v/fold_0") == digest(trained / "data/w2v/fold_0")
+    assert not list(states.iterdir())
