@@ -2,7 +2,7 @@
 
     python benchmarks/search.py [--trials N] [--seeds N]
 
-Every run starts with what params.yaml says, as searches do; scores are those of `stages.search svm`, on the training actors of
+Every run starts with the same plain values; scores are those of `stages.search svm`, on the training actors of
 `search.fold`. The space is that of svm_train and of trim_db, few enough features to be computed once.
 
 Reads:  data/audio, data/folds.csv, params
@@ -10,13 +10,17 @@ Writes: metrics/search/benchmark.csv: sampler, seed, trial, score, best; metrics
 """
 
 import argparse
+import sys
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import optuna
 import pandas as pd
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stages import inner, outputs, params, space, study
 
@@ -27,6 +31,7 @@ SPACE = {
     "svm_train.blocks.0.stat": "log 0.05..5",
     "svm_train.blocks.0.dct": "log 0.05..5",
     "svm_train.blocks.0.seg": "log 0.05..5",
+    "svm_train.blocks.0.cov": "log 0.05..5",
 }
 AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
 
@@ -34,7 +39,8 @@ AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
 def run(sampler: str, seed: int, trials: int, settings: params.Params, known: dict) -> pd.DataFrame:
     """One search of so many trials: its scores. `known` scores, of all runs, are not computed again."""
     values = settings.model_dump()
-    values["svm_train"] |= {"blocks": [{"stat": 1.0, "dct": 1.0, "seg": 1.0}], "kernel": ["rbf"], "C": [10.0], "gamma": [1.0]}
+    blocks = dict.fromkeys(("stat", "dct", "seg", "cov"), 1.0)
+    values["svm_train"] |= {"blocks": [blocks], "kernel": ["rbf_mean"], "C": [5.0], "gamma": [1.0]}
     possible = {name: space.distribution(declared) for name, declared in SPACE.items()}
     search = settings.search.model_copy(update={"sampler": sampler, "seed": seed})
     made = optuna.create_study(direction="maximize")
@@ -48,10 +54,8 @@ def run(sampler: str, seed: int, trials: int, settings: params.Params, known: di
             changed = params.Params.model_validate(space.put(values, point))
             known[key] = dict(inner.scores("svm", changed, settings.search.fold))[inner.QUARTERS]
         made.tell(trial, known[key])
-    scores = pd.Series([trial.value for trial in made.get_trials()])
-    return pd.DataFrame(
-        {"sampler": sampler, "seed": seed, "trial": 1 + np.arange(trials), "score": scores, "best": scores.cummax()}
-    )
+    table = pd.DataFrame({"trial": 1 + np.arange(trials), "score": [trial.value for trial in made.get_trials()]})
+    return table.assign(sampler=sampler, seed=seed, best=table["score"].cummax())
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -88,10 +92,8 @@ def main() -> None:
     print(pd.DataFrame({"mean": after.mean(), "min": after.min(), "max": after.max()}).round(4).unstack().to_string())
     last = table[table["trial"] == arguments.trials].pivot(index="seed", columns="sampler", values="best")
     for sampler in ("gp", "tpe"):
-        ahead = last[sampler] - last["random"]
-        print(
-            f"{sampler} - random after {arguments.trials} trials, by seed: {', '.join(f'{100 * one:+.2f}' for one in ahead)} points"
-        )
+        ahead = ", ".join(f"{points:+.2f}" for points in 100 * (last[sampler] - last["random"]))
+        print(f"{sampler} - random after {arguments.trials} trials, by seed: {ahead} points")
 
 
 if __name__ == "__main__":

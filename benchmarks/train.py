@@ -2,12 +2,12 @@
 
     python benchmarks/train.py [--clips 64] [--epochs 1] [--batch 8] [--config FOLDER] [--train-cnn]
 
-The model has the architecture of wav2vec2-base unless --config names another folder with config.json. Clips are noise as long as those
-of RAVDESS. Every side trains in a process of its own, one after the other. In all of them the CNN is frozen, as in transformers' own
-example for audio classification; --train-cnn lets Trainer train it, which is what it does unasked.
+The model has the architecture of wav2vec2-base unless --config names another folder with config.json. Clips are noise as long as
+those of RAVDESS. Every side trains in a process of its own, one after the other. In all of them the CNN is frozen, as in
+transformers' own example for audio classification; --train-cnn lets Trainer train it, which is what it does unasked.
 
-Prints: clips per second of the training loop; peak memory of the process; ratios. What the cached features took is printed apart: the
-pipeline computes them once for all epochs, folds and later experiments.
+Prints: clips per second of the training loop; peak memory of the process; ratios. What the cached features took is printed apart:
+the pipeline computes them once for all epochs, folds and later experiments.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def ours(folder: Path, options: argparse.Namespace) -> dict:
         training.advance()
     return {
         "clips_per_second": options.clips * options.epochs / (time.perf_counter() - began),
-        "note": f"precision {accelerator.mixed_precision.replace('no', 'fp32')}; features, once per clip: {cached / options.clips:.2f} s",
+        "note": f"{accelerator.mixed_precision.replace('no', 'fp32')}; features, once per clip: {cached / options.clips:.2f} s",
     }
 
 
@@ -99,7 +99,9 @@ def trainer(folder: Path, options: argparse.Namespace, better: bool) -> dict:
         batch = extractor.pad([{"input_values": row["input_values"]} for row in rows], padding=True, return_tensors="pt")
         return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
-    settings = {"bf16": True, "train_sampling_strategy": "group_by_length"} if better else {}
+    settings = {}
+    if better:
+        settings = {"bf16": True, "train_sampling_strategy": "group_by_length", "use_cpu": not torch.cuda.is_available()}
     arguments = transformers.TrainingArguments(
         str(folder / "trainer"), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch, save_strategy="no",
         learning_rate=2e-5, disable_tqdm=True, **settings,

@@ -52,6 +52,18 @@ def describe(clip: str) -> dict[str, str | int]:
     }
 
 
+def files(folder: str | Path) -> list[Path]:
+    """The WAV files in a folder and in those within it, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(Path(folder).rglob("*.wav"))
+    if not found:
+        raise UserError(f"{folder}: holds no WAV files; run `dvc repro` in the project's folder")
+    return found
+
+
 def table(paths: Iterable[str | Path]) -> pd.DataFrame:
     """One row per clip, sorted by clip, with the columns of `describe`."""
     return pd.DataFrame([describe(Path(path).stem) for path in paths]).sort_values("clip", ignore_index=True)

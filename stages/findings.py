@@ -23,8 +23,8 @@ PLOTS = {
     "parallel": ("parallel", "place", "parameter", "a line per trial through its parameters, each from its least to its greatest"),
 }
 ONE = (
-    "one choice for all folds, made on speakers held out inside the training actors of outer fold {}: that fold is clean; the actors "
-    "of the others had a part in the choice, and their figures are optimistic"
+    "one choice for all folds, made on speakers held out inside the training actors of outer fold {}: that fold is clean; the "
+    "actors of the others had a part in the choice, and their figures are optimistic"
 )
 NESTED = "nested: each outer fold's own choice, made on speakers held out inside its training actors; every fold is clean"
 

@@ -16,14 +16,14 @@ from accelerate import Accelerator
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from stages import audio, mfcc, outputs, params, resume, schedule, svm_train, training, w2v_finetune, wav2vec
+from stages import audio, kernels, mfcc, outputs, params, resume, schedule, svm_train, training, w2v_finetune, wav2vec
 from stages.corpus import EMOTIONS
 from stages.errors import UserError
 
 SCORE = {"svm": "accuracy", "w2v": "uar"}  # what svm_train and `select: inner` choose by themselves
 QUARTERS = 4  # of a training, at which trials are compared: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
-CODE = {"svm": (audio, mfcc, svm_train), "w2v": (schedule, training, wav2vec)}
+CODE = {"svm": (audio, kernels, mfcc, svm_train), "w2v": (schedule, training, wav2vec)}
 AUDIO = Path("data/audio")
 
 

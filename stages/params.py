@@ -167,8 +167,8 @@ def load(path: str | Path = "params.yaml") -> Params:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's findings as `key = value: what is allowed`."""
-    problem = error.errors()[0]
+    """The first of pydantic's findings as `key = value: what is allowed`; a misspelt key before the one it leaves missing."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return message

@@ -6,7 +6,7 @@ Writes: data/audio/*.wav: 16 kHz, mono, PCM_16, same names, one flat folder
 
 from pathlib import Path
 
-from stages import audio, errors, outputs, parallel
+from stages import audio, corpus, errors, outputs, parallel
 
 
 def resample(job: tuple[Path, Path]) -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     """Resample all clips on all cores."""
     with outputs.whole("data/audio") as folder:
         folder.mkdir()
-        parallel.over(resample, [(source, folder / source.name) for source in sorted(Path("data/raw").glob("*/*.wav"))], "resample")
+        parallel.over(resample, [(source, folder / source.name) for source in corpus.files("data/raw")], "resample")
 
 
 if __name__ == "__main__":

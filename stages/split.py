@@ -4,8 +4,6 @@ Reads:  data/raw/Actor_XX/*.wav (the names only), params `split`
 Writes: data/folds.csv: clip, actor, gender, emotion, intensity, statement, repetition, fold; a row per clip, sorted by clip
 """
 
-from pathlib import Path
-
 import pandas as pd
 
 from stages import corpus, errors, outputs, params
@@ -20,7 +18,7 @@ def assign(clips: pd.DataFrame, folds: list[list[int]]) -> pd.DataFrame:
 @errors.one_line
 def main() -> None:
     """Read the names, assign the folds, write the table."""
-    clips = assign(corpus.table(Path("data/raw").glob("*/*.wav")), params.load().split.folds)
+    clips = assign(corpus.table(corpus.files("data/raw")), params.load().split.folds)
     with outputs.whole("data/folds.csv") as path:
         clips.to_csv(path, index=False)
     print(clips.groupby("fold").agg(actors=("actor", lambda actors: sorted(set(actors))), clips=("clip", "size")))

@@ -146,4 +146,5 @@ def test_push_and_pull_with_a_remote_of_ones_own(done, clone, tmp_path):
 
 def test_a_stage_outside_the_project_is_one_line(done, tmp_path):
     (tmp_path / "stages").symlink_to(done.path / "stages")
-    one_line(Project(tmp_path, tmp_path).stage("split"), "params.yaml", "no such file")
+    one_line(Project(tmp_path, tmp_path).stage("split"), "data/raw", "no WAV files", "project's folder")
+    one_line(Project(tmp_path, tmp_path).stage("svm_train"), "params.yaml", "no such file", "project's folder")
