@@ -20,7 +20,7 @@ STATISTICS = {"mean": np.mean, "std": np.std, "skew": scipy.stats.skew, "kurtosi
 
 
 def plain(path: Path, settings: params.Mfcc) -> np.ndarray:
-    """The features of `mfcc.describe` as such loops are usually written: a library call for every step, nothing kept for later clips."""
+    """The features of `mfcc.describe` as loops are usually written: a library call for every step, nothing kept for later clips."""
     samples = audio.read(path)
     if settings.trim_db is not None:
         samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db, frame_length=settings.n_fft, hop_length=settings.hop)

@@ -104,7 +104,7 @@ def trainer(folder: Path, options: argparse.Namespace, better: bool) -> dict:
         settings = {"bf16": True, "train_sampling_strategy": "group_by_length", "use_cpu": not torch.cuda.is_available()}
     arguments = transformers.TrainingArguments(
         str(folder / "trainer"), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch, save_strategy="no",
-        learning_rate=2e-5, disable_tqdm=True, **settings,
+        learning_rate=2e-5, disable_tqdm=True, remove_unused_columns=False, **settings,
     )  # fmt: skip
     done = transformers.Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
     return {

@@ -71,7 +71,7 @@ def main() -> None:
     with outputs.whole("data/checkpoint") as folder:
         folder.mkdir()
         collect(settings.checkpoint, settings.revision, folder)
-        model = wav2vec.load(folder, settings.checkpoint, settings.seed)
+        model = wav2vec.load(folder, settings.checkpoint, seed=0)
         if settings.freeze_cnn and wav2vec.weights(folder) is None:
             raise UserError(f"freeze_cnn = true: {settings.checkpoint} has no weights to freeze; from scratch, -S freeze_cnn=false")
     size = sum(parameter.numel() for parameter in model.parameters())

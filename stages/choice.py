@@ -15,10 +15,10 @@ from stages.study import Storage, Study
 
 def state(trial: FrozenTrial) -> str:
     """How a finished trial ended."""
-    if trial.state == TrialState.FAIL:
-        return "failed"
     if "same_as" in trial.user_attrs:
         return f"as trial {trial.user_attrs['same_as']}"
+    if trial.state == TrialState.FAIL:
+        return "failed"
     return f"given up at {trial.user_attrs['given_up_at']:.0%}" if "given_up_at" in trial.user_attrs else "done"
 
 
@@ -93,10 +93,10 @@ class Choice:
     def run(self, trials: int, seconds: float) -> None:
         """Take trials until so many are taken, by all workers together and ever, or so many seconds have passed."""
         end = time.monotonic() + seconds
-        bar = tqdm(total=trials, initial=len(self.study.finished()), desc=f"{self.branch} without fold {self.fold}", unit="trial")
+        bar = tqdm(total=trials, initial=len(self.study.new()), desc=f"{self.branch} without fold {self.fold}", unit="trial")
         while time.monotonic() < end and self.study.step(trials, self.first, self.score):
             self.record()
-            best, bar.n = self.best(), len(self.study.finished())
+            best, bar.n = self.best(), len(self.study.new())
             left = f", {(end - time.monotonic()) / 60:.1f} min left" if np.isfinite(end) else ""
             bar.set_postfix_str((f"best {best.value:.4f} in trial {best.number}" if best else "none has a score yet") + left)
         bar.close()

@@ -17,7 +17,10 @@ from dvc.api import DVCFileSystem
 from stages import errors, outputs, report
 
 # What differs from params.yaml. The rest of the pipeline is the one that runs on RAVDESS.
-SETTINGS = ("corpus=demo", "checkpoint=configs/demo", "freeze_cnn=false", "lr=2e-3", "epochs=10", "batch_size=16")
+SETTINGS = (
+    "corpus=demo", "folds=[0,1,2]", "checkpoint=configs/demo", "freeze_cnn=false", "precision=fp32", "lr=2e-3", "head_lr=2e-3",
+    "batch_size=16", "dropout=0", "mask_time_prob=0",
+)  # fmt: skip
 
 NEXT = """
 These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing about human speech.

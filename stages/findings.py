@@ -108,9 +108,9 @@ def summary(choices: list[Choice], nested: bool, table: pd.DataFrame) -> dict:
     for choice in choices:
         best, done, score = choice.best(), choice.study.finished(), f"inner_{inner.SCORE[choice.branch]}"
         made[f"without_fold_{choice.fold}"] = {
-            "trials": len(done),
+            "trials": len(choice.study.new()),
             "given_up": sum("given_up_at" in trial.user_attrs for trial in done),
-            "failed": sum(trial.state == TrialState.FAIL for trial in done),
+            "failed": sum(trial.state == TrialState.FAIL for trial in choice.study.new()),
             f"{score}_first": done[0].value,
             f"{score}_best": best.value,
             "experiment": choice.experiment(best),
@@ -147,7 +147,7 @@ def declare_plots() -> None:
         branch = table.name.removesuffix("_trials.csv")
         for name, (template, y, x, title) in PLOTS.items():
             lines += [
-                f"  - {branch}_{name}:", f"      title: 'search {branch}: {title}'", f"      template: {template}", f"      x: {x}",
+                f"  - {branch}_{name}:", f'      title: "search {branch}: {title}"', f"      template: {template}", f"      x: {x}",
                 "      y:", f"        {branch}_{name}.csv: {y}",
             ]  # fmt: skip
     with outputs.whole(FOLDER / "dvc.yaml") as path:

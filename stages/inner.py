@@ -4,32 +4,26 @@ A *branch* is `svm` or `w2v`; `fold` is the outer fold that the choice must not 
 """
 
 import hashlib
-import io
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr
 from pathlib import Path
+from types import FunctionType, ModuleType
 
+import joblib
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from stages import audio, kernels, mfcc, outputs, params, resume, schedule, svm_train, training, w2v_finetune, wav2vec
-from stages.corpus import EMOTIONS
+from stages import errors, mfcc, outputs, params, svm_train
 from stages.errors import UserError
 
 SCORE = {"svm": "accuracy", "w2v": "uar"}  # what svm_train and `select: inner` choose by themselves
 QUARTERS = 4  # of a training, at which trials are compared: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
-CODE = {"svm": (audio, kernels, mfcc, svm_train), "w2v": (schedule, training, wav2vec)}
 AUDIO = Path("data/audio")
-
-
-def folder() -> Path:
-    """Where searches keep what they can go on from: beside the states of stopped trainings, outside git and DVC."""
-    return resume.project() / ".checkpoints" / "search"
+STATE = Path(".checkpoints/search")  # what searches go on from: beside the states of stopped trainings, outside git and DVC
 
 
 def clips() -> pd.DataFrame:
@@ -55,6 +49,27 @@ def may_see(fold: int | None) -> pd.DataFrame:
     return table[table["fold"] != fold].reset_index(drop=True)
 
 
+def w2v() -> ModuleType:
+    """The part for wav2vec 2.0, loaded when it is needed: torch and transformers take seconds."""
+    from stages import inner_w2v
+
+    return inner_w2v
+
+
+def code(*modules: ModuleType) -> list[Path]:
+    """The files of these modules and of all of this project's that they import, but for those that no score depends on."""
+    found, waiting = set(), list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in (errors, outputs, params) or not module.__name__.startswith("stages."):
+            continue
+        found.add(module)
+        used = [thing for thing in vars(module).values() if isinstance(thing, ModuleType | type | FunctionType)]
+        names = {thing.__name__ if isinstance(thing, ModuleType) else thing.__module__ for thing in used}
+        waiting += [sys.modules[name] for name in names if name.startswith("stages.")]
+    return sorted(Path(module.__file__) for module in found)
+
+
 def relevant(branch: str, settings: params.Params) -> dict:
     """The parameters that a branch's scores depend on, of those that stages after the features read."""
     values = settings.model_dump()
@@ -67,19 +82,16 @@ def evidence(branch: str, fold: int | None) -> str:
     Scores of other code or data are no scores of the same study. What held-out actors say is not in it.
     """
     total = hashlib.sha256()
-    for module in CODE[branch]:
-        total.update(Path(module.__file__).read_bytes())
+    for file in code(mfcc, svm_train) if branch == "svm" else code(w2v()):
+        total.update(file.read_bytes())
     seen = may_see(fold)
     total.update(seen.to_csv(index=False).encode())
     if branch == "svm":
         for clip in seen["clip"]:
             total.update((AUDIO / f"{clip}.wav").read_bytes())
     else:
-        for file in sorted(w2v_finetune.CHECKPOINT.iterdir()):
-            total.update(file.read_bytes())
-        store = wav2vec.Clips(w2v_finetune.FEATURES, None)
-        for number in np.flatnonzero(np.isin(store.names, seen["clip"])):
-            total.update(store.table[int(number)]["values"].tobytes())
+        for part in w2v().inputs(seen["clip"]):
+            total.update(part)
     return total.hexdigest()[:32]
 
 
@@ -89,26 +101,33 @@ def features(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     Kept on disk per fold and `mfcc` settings, so that trials which differ in other parameters, other outer folds, and a search
     that goes on share them. One worker of a machine computes at a time, on all its cores.
     """
-    with FileLock(folder() / "features.lock"):
+    STATE.mkdir(parents=True, exist_ok=True)
+    with FileLock(STATE / "features.lock"):
         paths = {}
         for fold, part in rows.groupby("fold"):
             key = hashlib.sha256(json.dumps(settings.mfcc.model_dump()).encode() + Path(mfcc.__file__).read_bytes())
             for clip in part["clip"]:
                 key.update(clip.encode() + (AUDIO / f"{clip}.wav").read_bytes())
-            paths[fold] = folder() / "features" / f"{key.hexdigest()[:32]}.npz"
+            paths[fold] = STATE / "features" / f"{key.hexdigest()[:32]}.npz"
         missing = rows[rows["fold"].isin([fold for fold, path in paths.items() if not path.exists()])]
         if len(missing):
-            with redirect_stderr(io.StringIO()):  # a progress bar for every trial would break up that of the search
-                made = mfcc.table([AUDIO / f"{clip}.wav" for clip in missing["clip"]], settings.mfcc)
+            files = [AUDIO / f"{clip}.wav" for clip in missing["clip"]]
+            with threadpool_limits(1):  # threads, no processes: these would outlive a killed worker, and hold its locks
+                made = joblib.Parallel(n_jobs=-1, prefer="threads")(
+                    joblib.delayed(mfcc.describe)(file, settings.mfcc) for file in files
+                )
+            made = pd.DataFrame(
+                np.asarray(made, np.float32), index=missing["clip"].to_numpy(str), columns=mfcc.names(settings.mfcc)
+            )
             for fold, part in made.groupby(missing["fold"].to_numpy()):
                 with outputs.whole(paths[fold]) as path, path.open("wb") as file:  # a Parquet file of so many columns reads slowly
-                    np.savez(file, clips=part["clip"].to_numpy(str), names=part.columns[1:].to_numpy(str), values=part.iloc[:, 1:])
+                    np.savez(file, clips=part.index.to_numpy(str), names=part.columns.to_numpy(str), values=part)
         tables = []
         for path in paths.values():
             path.touch()
             stored = np.load(path, allow_pickle=False)
             tables.append(pd.DataFrame(stored["values"], index=stored["clips"], columns=stored["names"]))
-        for old in sorted((folder() / "features").glob("*.npz"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        for old in sorted((STATE / "features").glob("*.npz"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
             old.unlink()
     table = pd.concat(tables).loc[rows["clip"]].astype(np.float64).reset_index(drop=True)
     return svm_train.normalise_speakers(table, rows["actor"]) if settings.svm_train.speaker_norm else table
@@ -124,20 +143,6 @@ def choose_svm(settings: params.Params, fold: int) -> tuple[float, dict]:
     return float(max(row["accuracy"] for row in found)), best
 
 
-def prepare(settings: params.Params, fold: int, inner: bool) -> tuple[training.Training, pd.DataFrame]:
-    """A training of wav2vec 2.0 on the actors outside the fold, with or without one more fold held out; and the clips by number."""
-    model = wav2vec.for_training(w2v_finetune.CHECKPOINT, settings)
-    store = wav2vec.Clips(w2v_finetune.FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
-    table = clips().set_index("clip").loc[store.names].reset_index()
-    known = sorted(set(table["fold"]))
-    apart = (table["fold"] == w2v_finetune.inner_fold(fold, known)).to_numpy() & inner
-    numbers = np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart)
-    accelerator = Accelerator(mixed_precision=wav2vec.mixed_precision(settings.precision))
-    labels = table["emotion"].map(EMOTIONS.index).to_numpy()
-    way = training.Training(wav2vec.Classifier(model), store, labels, numbers, np.flatnonzero(apart), settings, fold, accelerator)
-    return way, table
-
-
 def scores(branch: str, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
     """The score at the quarters of the training that have passed, 1 to 4, the last of which is what counts; an SVM's is 4 at once.
 
@@ -147,21 +152,17 @@ def scores(branch: str, settings: params.Params, fold: int) -> Iterator[tuple[in
     if branch == "svm":
         yield QUARTERS, choose_svm(settings, fold)[0]
         return
-    way, _ = prepare(settings, fold, inner=True)
     passed = 0
-    while way.done < len(way.steps):
-        way.advance()
-        quarter = QUARTERS * len(way.inner_scores) // settings.epochs
-        if quarter > passed:
-            passed = quarter
-            curve = [row["inner_uar"] for row in way.inner_scores]
-            yield quarter, max(curve) if settings.select == "inner" else curve[-1]
+    for epoch, uar in enumerate(w2v().inner_scores(settings, fold), 1):
+        if QUARTERS * epoch // settings.epochs > passed:
+            passed = QUARTERS * epoch // settings.epochs
+            yield passed, uar
 
 
 def held_out(branch: str, settings: params.Params, fold: int) -> pd.Series:
     """The emotions predicted for the clips of the outer fold, by clip, as the branch's own stage predicts them; kept on disk."""
     key = hashlib.sha256(json.dumps([relevant(branch, settings), evidence(branch, None), fold]).encode()).hexdigest()[:32]
-    kept = folder() / "predictions" / f"{key}.csv"
+    kept = STATE / "predictions" / f"{key}.csv"
     if not kept.exists():
         found = predict(branch, settings, fold)
         with outputs.whole(kept) as path:
@@ -176,9 +177,4 @@ def predict(branch: str, settings: params.Params, fold: int) -> pd.Series:
         rows = (table["fold"] != fold).to_numpy()
         probabilities = svm_train.fold((str(fold), rows), features(table, settings), table, settings.svm_train)[-1]
         return probabilities.idxmax(axis=1).set_axis(table.loc[~rows, "clip"])
-    way, table = prepare(settings, fold, inner=settings.select == "inner")
-    while way.done < len(way.steps):
-        way.advance()
-    way.finish()
-    numbers = np.flatnonzero(table["fold"] == fold)
-    return pd.Series(np.array(EMOTIONS)[way.probabilities(numbers).argmax(axis=1)], index=table.loc[numbers, "clip"])
+    return w2v().predict(settings, fold)

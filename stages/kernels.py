@@ -1,14 +1,26 @@
-"""How alike two clips are whose features come in blocks: kernels for an SVM."""
+"""A support vector machine for features that come in blocks: its kernels, and how its votes count."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.svm import SVC
+
+STEEPNESS = 2.0  # of a vote over its margin. Larger: more like whole votes, which are half a point better and far worse calibrated
 
 
-def compare(kind: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """What `kind` needs of one block, shapes (n, features) and (m, features): squared distances or products, shape (n, m)."""
-    return left @ right.T if kind == "linear" else euclidean_distances(left, right, squared=True)
+def compare(left: np.ndarray, right: np.ndarray, linear: bool) -> np.ndarray:
+    """Squared distances, or inner products if `linear`, of clips in one block of standardised features: shape (n, m).
+
+    They are divided by twice the number of features, so that squared distances average 1 whatever the block's size.
+
+    Args:
+        left: shape (n, features).
+        right: shape (m, features).
+        linear: whether to return products.
+    """
+    return (left @ right.T if linear else euclidean_distances(left, right, squared=True)) / (2 * left.shape[1])
 
 
 def combine(kind: str, parts: Sequence[np.ndarray], weights: Sequence[float], gamma: float) -> np.ndarray:
@@ -25,7 +37,7 @@ def combine(kind: str, parts: Sequence[np.ndarray], weights: Sequence[float], ga
 
 
 class BlockKernel:
-    """A kernel for `SVC(kernel=…)` over feature blocks that stand side by side.
+    """A kernel for `SVC(kernel=…)` over blocks of standardised features that stand side by side.
 
     Args:
         kind: linear, rbf or rbf_mean (see `combine`).
@@ -41,4 +53,25 @@ class BlockKernel:
         """Similarities of the rows of X, shape (n, features), and of Y, shape (m, features): shape (n, m)."""
         edges = np.cumsum(self.sizes)[:-1]
         pairs = zip(np.split(X, edges, axis=1), np.split(Y, edges, axis=1), strict=True)
-        return combine(self.kind, [compare(self.kind, left, right) for left, right in pairs], self.weights, self.gamma)
+        return combine(self.kind, [compare(left, right, self.kind == "linear") for left, right in pairs], self.weights, self.gamma)
+
+
+class SoftVotes(SVC):
+    """An SVC whose one-against-one votes count by their margins, between -1 and 1: probabilities drawn from their sums are better.
+
+    Takes the arguments of SVC; `decision_function_shape` must be "ovo".
+    """
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """Sum of each class's votes against every other: shape (n, classes)."""
+        margins = super().decision_function(X)
+        votes = np.zeros((len(margins), len(self.classes_)))
+        for (one, other), margin in zip(itertools.combinations(range(len(self.classes_)), 2), margins.T, strict=True):
+            vote = np.tanh(STEEPNESS * margin)
+            votes[:, one] += vote
+            votes[:, other] -= vote
+        return votes
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The class with the most votes: shape (n,)."""
+        return self.classes_[self.decision_function(X).argmax(axis=1)]

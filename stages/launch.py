@@ -5,18 +5,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from accelerate.commands.config import config_args
 
 from stages.errors import UserError
 
 
-def processes(stage: str, *arguments: str) -> None:
-    """Return at once if this is a process of a launched group, or if one process is all that is configured.
+def processes(stage: str, *arguments: str, most: int) -> None:
+    """Return at once in a process of a launched group, or if one process is all that is configured.
 
     Otherwise start the stage again as `accelerate config` says (how many GPUs and machines, and where), wait for it and exit. So a
     cluster's shape is known to its machines only: neither `cmd` in dvc.yaml nor params.yaml names it.
+
+    Raises:
+        UserError: more than `most` processes, or a broken configuration file.
     """
-    if "LOCAL_RANK" in os.environ or not Path(config_args.default_config_file).exists():
+    if "LOCAL_RANK" in os.environ:
+        if not torch.cuda.is_available():
+            os.environ["ACCELERATE_USE_CPU"] = "true"  # or Accelerate takes each process for the only one
+        limit(int(os.environ["WORLD_SIZE"]), most)
+        return
+    if not Path(config_args.default_config_file).exists():
         return
     try:
         config = config_args.load_config_from_file(None)
@@ -24,8 +33,9 @@ def processes(stage: str, *arguments: str) -> None:
         raise UserError(f"{config_args.default_config_file}: {error}; `accelerate config` writes a good one") from None
     if config.num_processes <= 1:
         return
+    limit(config.num_processes, most)
     launcher = ["accelerate.commands.launch"]
-    if config.use_cpu:  # where Accelerate's own launcher wants MPI
+    if config.use_cpu:  # for which Accelerate's own launcher wants MPI
         launcher = ["torch.distributed.run", f"--nproc-per-node={config.num_processes // config.num_machines}"]
         if config.num_machines > 1:
             launcher += [
@@ -35,3 +45,15 @@ def processes(stage: str, *arguments: str) -> None:
         else:
             launcher += ["--standalone"]
     sys.exit(subprocess.run([sys.executable, "-m", *launcher, "--module", stage, *arguments], check=False).returncode)
+
+
+def limit(processes: int, most: int) -> None:
+    """Refuse processes that would have nothing to do.
+
+    Raises:
+        UserError: there are more than `most`.
+    """
+    if processes > most:
+        raise UserError(
+            f"{processes} processes for {most} micro-batches a step; batch_size is kept: lower micro_batch, or start fewer"
+        )

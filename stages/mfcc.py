@@ -11,7 +11,6 @@ Writes: data/mfcc.parquet: a row per clip, sorted by clip; the column clip, then
 import functools
 from pathlib import Path
 
-import joblib
 import librosa
 import numpy as np
 import pandas as pd
@@ -46,6 +45,7 @@ def coefficients(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
     """
     if settings.trim_db is not None:
         samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db, frame_length=settings.n_fft, hop_length=settings.hop)
+    samples = librosa.util.fix_length(samples, size=max(len(samples), settings.n_fft))  # a click leaves less than a frame
     spectrum = librosa.stft(samples, n_fft=settings.n_fft, hop_length=settings.hop)
     mel = filter_banks(settings.n_fft, settings.n_mels, tuple(settings.warps)) @ (spectrum.real**2 + spectrum.imag**2)
     decibels = np.mean([librosa.power_to_db(one) for one in np.split(mel, len(settings.warps))], axis=0)
@@ -122,9 +122,9 @@ def table(paths: list[Path], settings: params.Mfcc) -> pd.DataFrame:
     The first librosa call of a process loads numba, or has it compile, for longer than a core takes for hundreds of clips: this
     process makes it, and workers are forked from it with everything loaded. Each keeps to one thread.
     """
-    with threadpool_limits(1), joblib.parallel_config(backend="multiprocessing"):
+    with threadpool_limits(1):
         describe(paths[0], settings)
-        rows = parallel.over(functools.partial(describe, settings=settings), paths, "mfcc")
+        rows = parallel.forked(functools.partial(describe, settings=settings), paths, "mfcc")
     features = pd.DataFrame(np.asarray(rows, np.float32), columns=names(settings))
     features.insert(0, "clip", [path.stem for path in paths])
     return features
@@ -133,7 +133,10 @@ def table(paths: list[Path], settings: params.Mfcc) -> pd.DataFrame:
 @errors.one_line
 def main() -> None:
     """Describe all clips, write the table."""
-    features = table(sorted(Path("data/audio").glob("*.wav")), params.load().mfcc)
+    paths = sorted(Path("data/audio").glob("*.wav"))
+    if not paths:
+        raise errors.UserError("data/audio: no clips; `dvc repro resample` makes them")
+    features = table(paths, params.load().mfcc)
     with outputs.whole("data/mfcc.parquet") as path:
         features.to_parquet(path, index=False)
     sizes = features.columns[1:].str.partition("_").get_level_values(0).value_counts(sort=False)

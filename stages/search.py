@@ -19,7 +19,7 @@ import optuna
 import pandas as pd
 from filelock import FileLock
 
-from stages import errors, findings, inner, params, wav2vec
+from stages import errors, findings, inner, params
 from stages.choice import Choice
 from stages.errors import UserError
 from stages.study import Storage
@@ -48,7 +48,6 @@ def main() -> None:
     budget, settings = arguments(), params.load()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    wav2vec.quiet()
     storage = Storage()
     folds = settings.folds if budget.nested else [settings.search.fold]
     choices = [Choice(storage, budget.branch, fold, settings) for fold in folds]
@@ -63,7 +62,7 @@ def main() -> None:
 
     for choice in choices:
         choice.require()
-    with FileLock(inner.folder() / "results.lock"):
+    with FileLock(inner.STATE / "results.lock"):
         found = findings.write(budget.branch, choices, budget.nested, settings)
     figures = {name: found[name] for name in ("clean", "not_clean", "pooled_not_clean") if name in found}
     print(f"\n{found['selection']}\n\n{pd.DataFrame(figures).T.to_string()}\n")

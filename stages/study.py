@@ -67,7 +67,7 @@ class Storage:
         Raises:
             UserError: it can't be opened.
         """
-        place = os.environ.get("SEARCH_STORAGE") or str(inner.folder() / "journal.log")
+        place = os.environ.get("SEARCH_STORAGE") or str(inner.STATE / "journal.log")
         self.lock, self.workers, self.worker = None, None, uuid.uuid4().hex
         self.retry = RetryHeartbeatStaleTrialCallback()
         if "://" in place:
@@ -118,6 +118,10 @@ class Study:
         """The trials by number that are done, whether they have a score or failed."""
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
+    def new(self) -> list[FrozenTrial]:
+        """The finished trials but for those with the parameters of an earlier one."""
+        return [trial for trial in self.finished() if "same_as" not in trial.user_attrs]
+
     def running(self) -> bool:
         """Whether a trial runs, here or elsewhere."""
         return any(trial.state == TrialState.RUNNING for trial in self.trials())
@@ -146,6 +150,8 @@ class Study:
     def step(self, trials: int, first: Callable[[], dict], score: Callable[[dict, Trial], float]) -> bool:
         """Take the next trial and score it; False if as many as `trials` are taken already.
 
+        Parameters drawn before are not scored again, and do not count.
+
         Args:
             first: gives the parameters of the first trial.
             score: of drawn parameters; may report to the trial and give it up. What it raises makes the trial a failed one.
@@ -159,11 +165,12 @@ class Study:
                 self.storage.lock.release()
             try:
                 for other in same:
-                    if other.state == TrialState.COMPLETE:
+                    if other.state in (TrialState.COMPLETE, TrialState.RUNNING):
                         trial.set_user_attr("same_as", other.number)
+                    if other.state == TrialState.COMPLETE:
                         return other.value
                     if other.state == TrialState.RUNNING:
-                        raise UserError(f"trial {other.number}, with the same values, runs elsewhere")
+                        raise UserError(f"trial {other.number} runs elsewhere")
                 return score(drawn, trial)
             except Exception as error:
                 trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
@@ -181,7 +188,9 @@ class Study:
             if not taken:
                 self.optuna.enqueue_trial(first())
                 taken = self.trials()
-            if len(taken) >= trials and not any(trial.state == TrialState.WAITING for trial in taken):
+            new = [trial for trial in taken if "same_as" not in trial.user_attrs]
+            enough = len(new) >= trials or len(taken) >= 2 * trials  # a space may hold fewer points than the budget has trials
+            if enough and not any(trial.state == TrialState.WAITING for trial in taken):
                 return False
             self.optuna.sampler = make_sampler(self.settings, sum(trial.state != TrialState.WAITING for trial in taken))
             self.optuna.optimize(objective, n_trials=1, catch=(Exception,))

@@ -4,22 +4,20 @@ Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
 Writes: data/svm/: predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion; a row per clip, sorted by clip;
         protocol.txt: how they came about, in one line;
         search.csv: fold, blocks, kernel, C, gamma, accuracy (on inner held-out actors), chosen; a row per fold and candidate;
-        model.joblib: the final model, chosen and trained on all actors (`all` in search.csv); predicts from the table's columns
+        model.joblib: the final model, chosen and trained on all actors (fold `all` in search.csv), which predicts from the table:
+        `model.predict(table[model.feature_names_in_])`
 """
 
 import itertools
 import operator
-from collections.abc import Iterable
 
 import joblib
 import numpy as np
 import pandas as pd
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from stages import errors, kernels, outputs, parallel, params
@@ -50,19 +48,12 @@ def candidates(settings: params.SvmTrain, table: pd.DataFrame) -> list[dict]:
     return found
 
 
-def scaler(blocks: Iterable[str], table: pd.DataFrame) -> ColumnTransformer:
-    """Standardise every feature, then shrink each block so that squared distances average 1 whatever its number of features."""
-    columns = {name: columns_of(name, table) for name in blocks}
-    shrink = {name: (2 * len(columns[name])) ** -0.5 for name in columns}
-    return ColumnTransformer([(name, StandardScaler(), columns[name]) for name in columns], transformer_weights=shrink)
-
-
 def pipeline(candidate: dict, table: pd.DataFrame) -> Pipeline:
-    """The model of a candidate, untrained: predicts emotions from the columns of `table`."""
+    """The model of a candidate, untrained: predicts emotions from the columns of `candidate["blocks"]`, block by block."""
     blocks = candidate["blocks"]
     sizes = [len(columns_of(name, table)) for name in blocks]
     kernel = kernels.BlockKernel(candidate["kernel"], sizes, list(blocks.values()), candidate["gamma"])
-    return make_pipeline(scaler(blocks, table), SVC(kernel=kernel, C=candidate["C"]))
+    return make_pipeline(StandardScaler(), kernels.SoftVotes(kernel=kernel, C=candidate["C"], decision_function_shape="ovo"))
 
 
 def inner_splits(labels: np.ndarray, actors: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -84,18 +75,18 @@ def scores(table: pd.DataFrame, labels: np.ndarray, train: np.ndarray, test: np.
     """
     parts = {}
     for name in {name for candidate in grid for name in candidate["blocks"]}:
-        one = scaler([name], table).fit(table.iloc[train])
-        known, new = one.transform(table.iloc[train]), one.transform(table.iloc[test])
-        for kernel in {candidate["kernel"] for candidate in grid}:
-            parts[kernel, name] = [kernels.compare(kernel, rows, known) for rows in (known, new)]
+        values = table[columns_of(name, table)].to_numpy()
+        standard = StandardScaler().fit(values[train])
+        known, new = standard.transform(values[train]), standard.transform(values[test])
+        for linear in {candidate["kernel"] == "linear" for candidate in grid}:
+            parts[name, linear] = [kernels.compare(rows, known, linear) for rows in (known, new)]
     found = []
     for (blocks, kernel, gamma), alike in itertools.groupby(grid, operator.itemgetter("blocks", "kernel", "gamma")):
-        among, between = (
-            kernels.combine(kernel, [parts[kernel, name][i] for name in blocks], list(blocks.values()), gamma) for i in (0, 1)
-        )
+        pairs = zip(*[parts[name, kernel == "linear"] for name in blocks], strict=True)
+        among, between = (kernels.combine(kernel, one, list(blocks.values()), gamma) for one in pairs)
         for candidate in alike:
-            svc = SVC(kernel="precomputed", C=candidate["C"]).fit(among, labels[train])
-            found.append(np.mean(svc.classes_[svc.decision_function(between).argmax(axis=1)] == labels[test]))
+            machine = kernels.SoftVotes(kernel="precomputed", C=candidate["C"], decision_function_shape="ovo")
+            found.append(machine.fit(among, labels[train]).score(between, labels[test]))
     return found
 
 
@@ -123,7 +114,7 @@ def train(table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings:
     found, best = choose(table, labels, actors, settings)
     splits = inner_splits(labels, actors, settings.inner_folds)
     model = CalibratedClassifierCV(pipeline(best, table), method="temperature", cv=splits, ensemble=False)
-    return model.fit(table, labels), found
+    return model.fit(table[[column for name in best["blocks"] for column in columns_of(name, table)]], labels), found
 
 
 def fold(job: tuple[str, np.ndarray], table: pd.DataFrame, clips: pd.DataFrame, settings: params.SvmTrain) -> tuple:
@@ -132,8 +123,9 @@ def fold(job: tuple[str, np.ndarray], table: pd.DataFrame, clips: pd.DataFrame, 
     labels, actors = clips["emotion"].to_numpy(dtype=str), clips["actor"].to_numpy()
     with threadpool_limits(1):
         model, found = train(table[rows], labels[rows], actors[rows], settings)
-        probabilities = pd.DataFrame(model.predict_proba(table[~rows]) if not rows.all() else [], columns=model.classes_)
-    return model, [{"fold": name, **row} for row in found], probabilities[list(EMOTIONS)].set_index(clips.index[~rows])
+    unseen = table.loc[~rows, model.feature_names_in_]
+    probabilities = pd.DataFrame(model.predict_proba(unseen) if len(unseen) else [], unseen.index, model.classes_)
+    return model, [{"fold": name, **row} for row in found], probabilities[list(EMOTIONS)]
 
 
 def normalise_speakers(table: pd.DataFrame, actors: pd.Series) -> pd.DataFrame:

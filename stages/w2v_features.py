@@ -32,13 +32,13 @@ def write(path: Path, clips: Iterable[tuple[str, np.ndarray]], checkpoint: Path,
     """
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = wav2vec.load(checkpoint, settings.checkpoint, settings.seed)
+    model = wav2vec.load(checkpoint, str(checkpoint), seed=0)
     cnn = model.base_model.feature_extractor.eval().to(device) if settings.freeze_cnn else None
     # `save_to_disk` would add a random fingerprint; the bare Arrow file has none, and memory-maps as well.
     with ArrowWriter(features=COLUMNS, path=str(path), writer_batch_size=64) as writer:
         for name, samples in clips:
             if model._get_feat_extract_output_lengths(len(samples)) < 1:
-                raise errors.UserError(f"{name}: {len(samples)} samples are too short for a frame of {settings.checkpoint}")
+                raise errors.UserError(f"{name}: {len(samples)} samples are too short for a frame of {checkpoint}")
             values = extractor(samples, sampling_rate=audio.SAMPLE_RATE).input_values[0]
             if cnn is not None:
                 values = cnn(torch.from_numpy(values)[None].to(device))[0].T.cpu().numpy()

@@ -11,7 +11,7 @@ Writes: data/w2v/fold_K/
         curve.csv: step, epoch, loss, accuracy, lr, grad_norm, batch_size; a row per optimizer step
         epochs.csv: epoch; loss, accuracy, uar of the training clips, each as it was when its turn came; with `select: inner` also
             inner_loss, inner_accuracy, inner_uar of the inner fold; a row per epoch
-        model/: what transformers.pipeline("audio-classification", ...) loads
+        model/: what transformers.pipeline("audio-classification", ...) loads, with a model card
         protocol.txt: a line that says what was trained, for the metrics
         runs/, outside of data: TensorBoard's event files, for watching only
 """
@@ -31,7 +31,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from stages import errors, launch, outputs, params, resume, wav2vec
+from stages import card, errors, launch, outputs, params, resume, wav2vec
 from stages.corpus import EMOTIONS
 from stages.training import Training
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("fold", type=int)
     fold = parser.parse_args().fold
     settings = params.load()
-    launch.processes("stages.w2v_finetune", str(fold))
+    launch.processes("stages.w2v_finetune", str(fold), most=-(-settings.batch_size // settings.micro_batch))
     wav2vec.quiet()
 
     table = pd.read_csv(FOLDS)
@@ -154,6 +154,8 @@ def main() -> None:
     with outputs.whole(f"data/w2v/fold_{fold}") as folder:
         training.classifier.save(folder / "model")
         shutil.copy(CHECKPOINT / "preprocessor_config.json", folder / "model")
+        actors = sorted(set(table.loc[training.numbers, "actor"]))
+        (folder / "model/README.md").write_text(card.write(predictions, actors, protocol(settings), settings))
         predictions.to_csv(folder / "predictions.csv", index=False)
         curve.to_csv(folder / "curve.csv", index=False)
         epochs.to_csv(folder / "epochs.csv", index=False)

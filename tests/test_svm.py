@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, one_line
+from sklearn.svm import SVC
 
 from stages import corpus, errors, kernels, params, split, svm_train
 
@@ -59,9 +60,9 @@ def test_search_gives_the_scores_of_the_models_themselves():
     grid = svm_train.candidates(chosen, table)
     assert len(grid) == 2 * (2 + 4 + 4)
     for candidate, score in zip(grid, svm_train.scores(table, labels, train, test, grid), strict=True):
-        model = svm_train.pipeline(candidate, table).fit(table.iloc[train], labels[train])
-        right = model.classes_[model.decision_function(table.iloc[test]).argmax(axis=1)] == labels[test]
-        assert score == right.mean(), candidate
+        used = table[[column for name in candidate["blocks"] for column in svm_train.columns_of(name, table)]]
+        model = svm_train.pipeline(candidate, table).fit(used.iloc[train], labels[train])
+        assert score == model.score(used.iloc[test], labels[test]), candidate
 
 
 def test_held_out_actors_change_neither_choice_nor_scaler_nor_calibration_nor_model():
@@ -75,7 +76,8 @@ def test_held_out_actors_change_neither_choice_nor_scaler_nor_calibration_nor_mo
     other, also_found, _ = svm_train.fold(("1", training), noise, scrambled, chosen)
     assert found == also_found
     assert joblib.hash(honest) == joblib.hash(other)
-    np.testing.assert_array_equal(honest.predict_proba(probe), other.predict_proba(probe))
+    used = honest.feature_names_in_
+    np.testing.assert_array_equal(honest.predict_proba(probe[used]), other.predict_proba(probe[used]))
     # and the test can fail: a training actor's features do change them
     noise[training] = table[training] + np.where(rows[training]["actor"] == 1, 5.0, 0.0)[:, None]
     assert joblib.hash(svm_train.fold(("1", training), noise, rows, chosen)[0]) != joblib.hash(honest)
@@ -144,13 +146,24 @@ def test_more_inner_folds_than_actors_are_refused():
 
 
 def test_kernels_by_hand():
-    left, right = np.array([[0.0, 0.0, 1.0]]), np.array([[1.0, 0.0, 3.0], [0.0, 0.0, 1.0]])
+    left, right = np.array([[0.0, 0.0, 2.0]]), np.array([[2.0, 0.0, 4.0], [0.0, 0.0, 2.0]])
+    # squared distances of the first are 4 and 4, products 0 and 8: over twice the features 1 and 2, 0 and 4
     one = kernels.BlockKernel("rbf", [2, 1], [3.0, 1.0], 0.5)
-    np.testing.assert_allclose(one(left, right), np.exp(-0.5 * np.array([[(3 * 1 + 1 * 4) / 4, 0]])))
+    np.testing.assert_allclose(one(left, right), [[np.exp(-0.5 * (3 * 1 + 1 * 2) / 4), 1]])
     mean = kernels.BlockKernel("rbf_mean", [2, 1], [3.0, 1.0], 0.5)
-    np.testing.assert_allclose(mean(left, right), [[(3 * np.exp(-0.5) + np.exp(-2)) / 4, 1]])
+    np.testing.assert_allclose(mean(left, right), [[(3 * np.exp(-0.5) + np.exp(-1)) / 4, 1]])
     linear = kernels.BlockKernel("linear", [2, 1], [3.0, 1.0], 1.0)
-    np.testing.assert_allclose(linear(left, right), [[3 / 4, 1 / 4]])
+    np.testing.assert_allclose(linear(left, right), [[4 / 4, 2 / 4]])
+
+
+def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
+    rows = clips()
+    table, labels = features(rows), rows["emotion"].to_numpy(dtype=str)
+    monkeypatch.setattr(kernels, "STEEPNESS", 1e6)
+    soft = kernels.SoftVotes(decision_function_shape="ovo").fit(table, labels)
+    hard = SVC(decision_function_shape="ovr").fit(table, labels)
+    np.testing.assert_array_equal(soft.decision_function(table), 2 * np.rint(hard.decision_function(table)) - 7)
+    assert (soft.predict(table) == hard.predict(table)).mean() > 0.9  # but for ties
 
 
 def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_columns(project):
@@ -179,7 +192,7 @@ def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_
 
     script = (
         "import joblib, pandas as pd; t = pd.read_parquet('data/mfcc.parquet').set_index('clip');"
-        "m = joblib.load('data/svm/model.joblib'); print(*m.predict(t[t.columns[::-1]].astype(float)[m.feature_names_in_]))"
+        "m = joblib.load('data/svm/model.joblib'); print(*m.predict(t[m.feature_names_in_].astype(float)))"
     )
     done = project.run(sys.executable, "-c", script)
     right = np.array(done.stdout.split()) == rows.set_index("clip")["emotion"].loc[table["clip"][::-1]].to_numpy()

@@ -163,6 +163,8 @@ def test_predictions_are_what_transformers_says(trained):
     assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-9)
     assert (table[list(EMOTIONS)].idxmax(axis=1) == table["predicted"]).all()
     classify = transformers.pipeline("audio-classification", str(trained / "data/w2v/fold_0/model"), top_k=8)
+    card = (trained / "data/w2v/fold_0/model/README.md").read_text()
+    assert f"accuracy {(table['predicted'] == table['actual']).mean():.1%}" in card
     for row in table.to_dict("records"):
         samples = audio.read(trained / f"data/audio/{row['clip']}.wav")
         found = classify({"raw": samples, "sampling_rate": 16000})
@@ -191,6 +193,26 @@ def test_held_out_clips_change_nothing(trained, tmp_path):
         assert (folder / "data/w2v/fold_0" / file).read_bytes() == (trained / "data/w2v/fold_0" / file).read_bytes(), file
     before, after = (pd.read_csv(home / "data/w2v/fold_0/predictions.csv") for home in (trained, folder))
     assert not np.allclose(before[list(EMOTIONS)], after[list(EMOTIONS)])
+
+
+def test_two_processes_equal_one(trained, tmp_path):
+    """Accelerate's configuration file alone makes the same command start two processes; dropout and SpecAugment stay the same."""
+    folder = tmp_path / "two"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
+    (folder / "hf/accelerate").mkdir(parents=True)
+    config = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "use_cpu": True}
+    home = environment(HF_HOME=str(folder / "hf"))
+    command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
+    for processes, code in ((9, 1), (2, 0)):
+        YAML().dump({**config, "num_processes": processes}, folder / "hf/accelerate/default_config.yaml")
+        done = subprocess.run(command, cwd=folder, env=home, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        if code:
+            assert done.stderr.startswith("w2v_finetune: 9 processes for 3 micro-batches") and len(done.stderr.splitlines()) == 1
+    assert done.stdout.count("fold 0:") == 1  # one process speaks
+    one, two = trained / "data/w2v/fold_0", folder / "data/w2v/fold_0"
+    pd.testing.assert_frame_equal(pd.read_csv(one / "curve.csv"), pd.read_csv(two / "curve.csv"), rtol=1e-4)
+    pd.testing.assert_frame_equal(pd.read_csv(one / "predictions.csv"), pd.read_csv(two / "predictions.csv"), rtol=1e-4)
 
 
 def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):

@@ -1,0 +1,35 @@
+"""The committed results, made again from the genuine corpus, where it lies beside the checkout."""
+
+import json
+import re
+import sys
+
+import pytest
+from conftest import REAL_CORPUS, ROOT
+from ruamel.yaml import YAML
+
+
+def outputs(lock: str) -> dict[str, str]:
+    """The md5 of every output in a dvc.lock, by path."""
+    stages = YAML(typ="safe").load(lock)["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+@pytest.mark.skipif(not REAL_CORPUS.exists(), reason="the genuine corpus is not beside this checkout, in ../shared/ravdess")
+@pytest.mark.timeout(900)
+def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_path):
+    committed = {name: (ROOT / name).read_text() for name in ("dvc.lock", "metrics/corpus.json", "metrics/svm.json")}
+    archive = tmp_path / "Audio_Speech_Actors_01-24.zip"
+    project.run(sys.executable, REAL_CORPUS / "unpack", archive)
+
+    output = project.run("dvc", "repro", "evaluate@svm", RAVDESS_ARCHIVE=str(archive)).stdout
+    made, expected = outputs((project.path / "dvc.lock").read_text()), outputs(committed["dvc.lock"])
+    for path in ("data/raw", "data/audio", "data/folds.csv", "metrics/corpus.json"):  # integers: the same on every machine
+        assert made[path] == expected[path], path
+    figures, before = json.loads((project.path / "metrics" / "svm.json").read_text()), json.loads(committed["metrics/svm.json"])
+    for name in ("accuracy", "uar", "macro_f1"):  # floating point: its last digits differ between processors
+        assert figures[name] == pytest.approx(before[name], abs=0.005), name
+    assert figures["accuracy"] >= 0.60
+    assert len(re.findall("Running stage", output)) >= 6
+
+    assert "Running stage" not in project.run("dvc", "repro", "evaluate@svm").stdout
