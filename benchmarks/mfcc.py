@@ -33,21 +33,18 @@ def plain(path: Path, settings: params.Mfcc) -> np.ndarray:
         found.append(librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=settings.n_mfcc))
     coefficients = np.mean(found, axis=0)
     tracks = [coefficients] + [librosa.feature.delta(coefficients, order=order) for order in range(1, settings.deltas + 1)]
-    low = np.concatenate([track[: settings.low_mfcc] for track in tracks[:2]])
+    low, every = np.concatenate([track[: settings.low_mfcc] for track in tracks[:2]]), np.concatenate(tracks)
     features = []
     for name in settings.statistics:
-        if name in STATISTICS:
-            features += [STATISTICS[name](track, axis=1) for track in tracks]
-        else:
-            features += [np.percentile(track, int(name[1:]), axis=1) for track in tracks]
+        features.append(STATISTICS[name](every, axis=1) if name in STATISTICS else np.percentile(every, int(name[1:]), axis=1))
     if settings.dct_terms:
         shape = scipy.fft.dct(coefficients[: settings.dct_mfcc], axis=1, norm="ortho")[:, : settings.dct_terms]
         features += [shape.ravel() / np.sqrt(coefficients.shape[1]), [np.log(coefficients.shape[1])]]
     for parts in settings.segments:
         features += [statistic(part, axis=1) for part in np.array_split(low, parts, axis=1) for statistic in (np.mean, np.std)]
     if settings.covariance:
-        covariance = np.cov(low) + mfcc.RIDGE * np.cov(low).trace() / len(low) * np.eye(len(low))
-        features.append(scipy.linalg.logm(covariance)[np.triu_indices(len(low))])
+        values, vectors = np.linalg.eigh(np.cov(low) + mfcc.RIDGE * np.cov(low).trace() / len(low) * np.eye(len(low)))
+        features.append((vectors @ np.diag(np.log(values)) @ vectors.T)[np.triu_indices(len(low))])
     return np.concatenate(features)
 
 

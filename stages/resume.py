@@ -19,6 +19,8 @@ from stages import outputs
 
 SECONDS = float(os.environ.get("RAVDESS_SAVE_SECONDS", 60))  # how much work a kill may cost; not a param: the result is the same
 
+FORGOTTEN = 30 * 24 * 3600  # seconds
+
 
 def project() -> Path:
     """The project's folder, also from inside the work tree of an experiment, which lies in the project's `.dvc/tmp`."""
@@ -40,8 +42,12 @@ class Store:
     """The one state kept for a training; every save replaces the last, whole or not at all."""
 
     def __init__(self, name: str):
+        """Find the place of the state called `name`, and remove states of other trainings that nobody went on with for a month."""
         self.path = project() / ".checkpoints" / f"{name}.pt"
         self.saved = time.monotonic()
+        for path in self.path.parent.glob("*.pt"):
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink(missing_ok=True)
 
     def load(self) -> dict | None:
         """The state last saved, its tensors in main memory; None if there is none."""

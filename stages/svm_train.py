@@ -123,8 +123,8 @@ def fold(job: tuple[str, np.ndarray], table: pd.DataFrame, clips: pd.DataFrame, 
     labels, actors = clips["emotion"].to_numpy(dtype=str), clips["actor"].to_numpy()
     with threadpool_limits(1):
         model, found = train(table[rows], labels[rows], actors[rows], settings)
-    unseen = table.loc[~rows, model.feature_names_in_]
-    probabilities = pd.DataFrame(model.predict_proba(unseen) if len(unseen) else [], unseen.index, model.classes_)
+        unseen = table.loc[~rows, model.feature_names_in_]
+        probabilities = pd.DataFrame(model.predict_proba(unseen) if len(unseen) else [], unseen.index, model.classes_)
     return model, [{"fold": name, **row} for row in found], probabilities[list(EMOTIONS)]
 
 
@@ -151,7 +151,9 @@ def main() -> None:
         table = normalise_speakers(table, clips["actor"])
     jobs = [(str(number), (clips["fold"] != number).to_numpy()) for number in sorted(clips["fold"].unique())]
     jobs.append(("all", np.ones(len(clips), bool)))
-    with joblib.parallel_config(backend="threading"):
+    # Threads, since nearly all the time goes into libsvm and BLAS, which let go of Python's lock. The limit is set here once more:
+    # the first fold to end would lift its own for all, and the last digits of products depend on the number of threads.
+    with threadpool_limits(1), joblib.parallel_config(backend="threading"):
         trained = parallel.over(lambda job: fold(job, table, clips, settings), jobs, "svm_train", unit="search")
     probabilities = pd.concat([part for _, _, part in trained]).sort_index()
     predictions = clips[["clip", "actor", "fold"]].assign(actual=clips["emotion"], predicted=probabilities.idxmax(axis=1))

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from stages import schedule, wav2vec
 from stages.corpus import EMOTIONS
+from stages.errors import UserError
 from stages.params import Params
 from stages.wav2vec import Classifier, Clips
 
@@ -57,7 +58,15 @@ class Training:
             numbers: of the clips to train on.
             inner: numbers of clips of other training actors, whose UAR chooses the epoch that counts; empty: the last counts.
             fold: goes into the seeds.
+
+        Raises:
+            UserError: SpecAugment's spans are longer than the shortest clip.
         """
+        shortest = (
+            min(classifier.frames(torch.from_numpy(clips.lengths[numbers]))) if clips.shape == () else clips.lengths[numbers].min()
+        )
+        if settings.mask_time_prob and settings.mask_time_length > shortest / (1 + settings.speed):
+            raise UserError(f"mask_time_length = {settings.mask_time_length}: the shortest clip has {int(shortest)} frames")
         self.classifier, self.clips, self.labels, self.numbers, self.inner = classifier, clips, labels, numbers, inner
         self.settings, self.fold, self.accelerator = settings, fold, accelerator
         self.steps = schedule.batches(

@@ -70,8 +70,7 @@ def run(training: Training, store: resume.Store, fold: int, settings: params.Par
         training.restore(state)
         accelerator.print(f"fold {fold}: goes on after step {training.done} of {len(training.steps)}")
     signals = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: signals.append(number))
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
 
     start = training.seen_clips
     bar = tqdm(total=training.ends[-1], initial=start, desc=f"fold {fold}", unit="clip", mininterval=1,
@@ -79,6 +78,10 @@ def run(training: Training, store: resume.Store, fold: int, settings: params.Par
     began, forecast_due = time.monotonic(), True
     while training.done < len(training.steps):
         row = training.advance()
+        if not np.isfinite(row["loss"]):
+            raise errors.UserError(
+                f"the loss of step {row['step']} is {row['loss']}: lower lr, or set precision=fp32 or max_grad_norm=1"
+            )
         bar.update(row["batch_size"])
         bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
@@ -97,6 +100,8 @@ def run(training: Training, store: resume.Store, fold: int, settings: params.Par
             )
             sys.exit(130)
     bar.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @errors.one_line
@@ -137,9 +142,8 @@ def main() -> None:
         fold,
         accelerator,
     )
-    store = resume.Store(
-        resume.fingerprint([FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir())], settings.model_dump(), fold, accelerator.device.type)
-    )
+    inputs = [FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir()), Path(__file__)]
+    store = resume.Store(resume.fingerprint(inputs, settings.model_dump(), fold, accelerator.device.type))
     run(training, store, fold, settings)
     curve, epochs = training.finish()
     probabilities = training.probabilities(np.flatnonzero(held_out))

@@ -26,6 +26,9 @@ HEAD = ("projector.", "classifier.", "layer_weights")
 # What checkpoints hold beside the encoder: heads of pretraining and of speech recognition, and an embedding only SpecAugment needs.
 OTHER_HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "speaker_proj.", "label_embeddings", "masked_spec_embed")
 
+FILTER_TAPS = 160  # 10 ms: shorter filters cannot tell the bands of a voice apart, and are drawn at random
+FILTER_GAIN = 0.3  # so that speech at RAVDESS's level fills the working range of the layer norm behind the filters
+
 
 def read_config(folder: Path, name: str) -> transformers.PreTrainedConfig:
     """The configuration of the checkpoint in `folder`, which messages call `name`.
@@ -61,6 +64,24 @@ def weights(folder: Path) -> Path | None:
     return next((folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).exists()), None)
 
 
+def filter_bank(channels: int, taps: int) -> torch.Tensor:
+    """Band-pass filters for the first convolution of a CNN trained from scratch, shape (channels, 1, taps), each of length 1.
+
+    A quarter as many mel-spaced bands as channels, each in four phases, whose rectified outputs add up to the band's envelope: the
+    CNN begins with a spectrogram, which a few hundred clips are too few to find. Training may change it.
+
+    Source: Zeghidour et al. (2018), "Learning filterbanks from raw speech for phone recognition".
+    """
+    edges = 700 * (10 ** (np.linspace(*np.log10(1 + np.array([60, 7600]) / 700), channels // 4 + 2)) - 1)  # Hz
+    centres, widths = edges[1:-1, None], (edges[2:] - edges[:-2])[:, None] / 2
+    seconds = (np.arange(taps) - (taps - 1) / 2) / audio.SAMPLE_RATE
+    spread = np.minimum(1 / (np.pi * widths), taps / audio.SAMPLE_RATE / 5)  # of the Gaussian window; a fifth of the taps fits
+    phases = [np.cos(2 * np.pi * (centres * seconds + phase / 4)) * np.exp(-((seconds / spread) ** 2) / 2) for phase in range(4)]
+    filters = np.concatenate(phases)
+    filters -= filters.mean(axis=1, keepdims=True)
+    return torch.tensor(filters / np.linalg.norm(filters, axis=1, keepdims=True), dtype=torch.float32)[:, None]
+
+
 def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.PreTrainedModel:
     """A model that classifies our emotions: the checkpoint's weights under a new head, or all weights new if it has none.
 
@@ -79,7 +100,12 @@ def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.
     config.update({"id2label": names, "label2id": {name: index for index, name in names.items()}, **changes})
     torch.manual_seed(seed)
     if weights(folder) is None:
-        return transformers.AutoModelForAudioClassification.from_config(config)
+        model = transformers.AutoModelForAudioClassification.from_config(config)
+        first = model.base_model.feature_extractor.conv_layers[0].conv
+        channels, _, taps = first.weight.shape
+        if taps >= FILTER_TAPS and channels % 4 == 0:
+            first.weight.data.copy_(FILTER_GAIN * filter_bank(channels, taps))
+        return model
     try:
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder, config=config, dtype=torch.float32, output_loading_info=True

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 from conftest import ROOT, one_line
 
 from benchmarks.mfcc import plain
@@ -81,6 +82,13 @@ def test_a_longer_vocal_tract_moves_the_features_less_than_without_warps(tmp_pat
         return np.linalg.norm(one - other) / np.linalg.norm(one)
 
     assert moved(DEFAULT) < moved(settings(warps=[1.0]))
+
+
+def test_log_covariance_is_the_matrix_logarithm():
+    tracks = np.random.default_rng(0).normal(size=(6, 6)) @ np.random.default_rng(1).normal(size=(6, 500))
+    ridge = mfcc.RIDGE * np.cov(tracks).trace() / 6 * np.eye(6)
+    expected = scipy.linalg.logm(np.cov(tracks) + ridge)[np.triu_indices(6)]
+    np.testing.assert_allclose(mfcc.log_covariance(tracks), expected, atol=1e-9)
 
 
 ODD = {
