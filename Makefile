@@ -22,11 +22,11 @@ lint: $(VENV)  ## style and common mistakes
 	@ruff check . && ruff format --check .
 
 bench: $(VENV)  ## the speed and memory claims, measured on this machine
-	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 lock: $(VENV)  ## pin requirements.in anew
 	@python -m pip install --quiet uv && python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	  --no-emit-index-url $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
+	  $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
 	  --output-file requirements.txt requirements.in
 
 $(VENV): requirements.txt

@@ -84,9 +84,11 @@ def main() -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     settings, known = params.load(), {}
     jobs = [(sampler, seed) for seed in range(arguments.seeds) for sampler in ("gp", "tpe", "random")]
-    table = pd.concat([run(*job, arguments.trials, settings, known) for job in tqdm(jobs, desc="searches", unit="search")])
-    with outputs.whole("metrics/search/benchmark.csv") as path:
-        table.to_csv(path, index=False, float_format="%.5f")
+    table = pd.DataFrame()
+    for job in tqdm(jobs, desc="searches", unit="search"):
+        table = pd.concat([table, run(*job, arguments.trials, settings, known)])
+        with outputs.whole("metrics/search/benchmark.csv") as path:  # after each, so that a kill costs one
+            table.to_csv(path, index=False, float_format="%.5f")
     draw(table)
     after = table[table["trial"].isin(AFTER)].groupby(["trial", "sampler"])["best"]
     print(pd.DataFrame({"mean": after.mean(), "min": after.min(), "max": after.max()}).round(4).unstack().to_string())

@@ -12,9 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 import transformers
 from accelerate.commands.config import config_args
@@ -169,6 +171,66 @@ def test_predictions_are_what_transformers_says(trained):
         samples = audio.read(trained / f"data/audio/{row['clip']}.wav")
         found = classify({"raw": samples, "sampling_rate": 16000})
         assert {answer["label"]: answer["score"] for answer in found} == pytest.approx({e: row[e] for e in EMOTIONS}, abs=1e-5)
+
+
+def encode(path: Path, samples: np.ndarray, rate: int, codec: str, layout: str, video: bool = False) -> None:
+    """Write int16 samples, shape (n,), on every channel of a file that FFmpeg encodes."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mpeg4", rate=10) if video else None
+        stream = container.add_stream(codec, rate=rate)
+        stream.layout = layout
+        if video:
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+            for _ in range(5):
+                container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+            container.mux(picture.encode())
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = 16000
+        fifo = av.AudioFifo()
+        for resampled in av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate).resample(frame):
+            fifo.write(resampled)
+        while piece := fifo.read(stream.codec_context.frame_size or 1024, partial=True):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode())
+
+
+def test_predict_any_file(trained, tmp_path, capsys):
+    """An mp3, a stereo 44.1 kHz WAV, a video and a clip of the corpus get the probabilities that its audio gets; the rest a line each."""
+    row = pd.read_csv(trained / "data/w2v/fold_0/predictions.csv").iloc[0]
+    clip = str(trained / f"data/audio/{row['clip']}.wav")
+    samples, _ = soundfile.read(clip, dtype="int16")
+    encode(tmp_path / "a.mp3", samples, 44100, "libmp3lame", "mono")
+    encode(tmp_path / "b.wav", samples, 44100, "pcm_s16le", "stereo")
+    encode(tmp_path / "c.mp4", samples, 44100, "aac", "stereo", video=True)
+    soundfile.write(tmp_path / "long.wav", np.zeros(61 * 8000, np.int16), 8000)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.txt").write_text("no sound\n")
+    names = ["a.mp3", "b.wav", "c.mp4", "empty.wav", "text.txt", "long.wav", "absent.wav"]
+    model = str(trained / "data/w2v/fold_0/model")
+    with pytest.raises(SystemExit) as end:
+        run(trained, " ".join(["predict --json --model", model, clip, *(str(tmp_path / name) for name in names)]))
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    answers = {Path(answer["clip"]).name: answer["probabilities"] for answer in map(json.loads, out.splitlines())}
+    expected = {emotion: row[emotion] for emotion in EMOTIONS}
+    assert answers.pop(Path(clip).name) == pytest.approx(expected, abs=1e-5)
+    assert set(answers) == {"a.mp3", "b.wav", "c.mp4"}
+    for name, found in answers.items():
+        assert found == pytest.approx(expected, abs=0.1), name
+    lines = err.splitlines()
+    assert len(lines) == 4
+    assert all(name in line for name, line in zip(names[3:], lines, strict=True))
+
+    with pytest.raises(SystemExit):
+        run(trained, f"predict --model {model} {clip}")
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["clip", "predicted", *EMOTIONS] and table[1].split()[1] == row["predicted"]
+    piped = subprocess.run(
+        [sys.executable, "-m", "stages.predict", "--json", "--model", model, "-"],
+        stdin=Path(clip).open("rb"), cwd=trained, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(piped.stdout)["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_same_seed_same_bytes(trained, tmp_path):
