@@ -62,9 +62,9 @@ class Training:
         Raises:
             UserError: SpecAugment's spans are longer than the shortest clip.
         """
-        shortest = (
-            min(classifier.frames(torch.from_numpy(clips.lengths[numbers]))) if clips.shape == () else clips.lengths[numbers].min()
-        )
+        shortest = torch.tensor(clips.lengths[numbers].min())
+        if not settings.freeze_cnn:
+            shortest = classifier.frames(shortest)
         if settings.mask_time_prob and settings.mask_time_length > shortest / (1 + settings.speed):
             raise UserError(f"mask_time_length = {settings.mask_time_length}: the shortest clip has {int(shortest)} frames")
         self.classifier, self.clips, self.labels, self.numbers, self.inner = classifier, clips, labels, numbers, inner

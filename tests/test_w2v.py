@@ -196,7 +196,7 @@ def encode(path: Path, samples: np.ndarray, rate: int, codec: str, layout: str, 
 
 
 def test_predict_any_file(trained, tmp_path, capsys):
-    """An mp3, a stereo 44.1 kHz WAV, a video and a clip of the corpus get the probabilities that its audio gets; the rest a line each."""
+    """An mp3, a stereo 44.1 kHz WAV and a video get the probabilities of the clip they were made of; the rest get a line each."""
     row = pd.read_csv(trained / "data/w2v/fold_0/predictions.csv").iloc[0]
     clip = str(trained / f"data/audio/{row['clip']}.wav")
     samples, _ = soundfile.read(clip, dtype="int16")
@@ -226,10 +226,8 @@ def test_predict_any_file(trained, tmp_path, capsys):
         run(trained, f"predict --model {model} {clip}")
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["clip", "predicted", *EMOTIONS] and table[1].split()[1] == row["predicted"]
-    piped = subprocess.run(
-        [sys.executable, "-m", "stages.predict", "--json", "--model", model, "-"],
-        stdin=Path(clip).open("rb"), cwd=trained, env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "stages.predict", "--json", "--model", model, "-"]
+    piped = subprocess.run(command, input=Path(clip).read_bytes(), cwd=trained, env=environment(), capture_output=True, check=True)
     assert json.loads(piped.stdout)["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
