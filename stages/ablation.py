@@ -14,6 +14,7 @@ import sys
 
 import pandas as pd
 from dvc.api import DVCFileSystem
+from dvc_data.index.index import DataIndexDirError
 from scipy import stats
 
 from stages import demo, errors, experiments, scoring
@@ -54,7 +55,7 @@ def predictions(commit: str) -> pd.DataFrame:
     try:
         with DVCFileSystem(rev=commit).open("data/svm/predictions.csv") as file:
             return pd.read_csv(file).sort_values("clip", ignore_index=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, DataIndexDirError):
         raise errors.UserError(f"{commit}: no data/svm; run `dvc repro evaluate@svm` and commit dvc.lock, or `dvc pull`") from None
 
 

@@ -101,12 +101,12 @@ def test_ablation_runs_what_is_missing_and_prints_the_table(project):
     project.run("dvc", "exp", "run", *[word for setting in words for word in ("-S", setting)], "evaluate@svm")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "results")
-    first = project.stage("ablation", "no-seg")
+    first = project.stage("ablation", "no-cov")
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| default", "| no segments"]
-    assert "`-S 'mfcc.segments=[]'`" in lines[3]
-    assert "ablation-no-seg" in project.run("dvc", "exp", "list", "--name-only").stdout
-    again = project.stage("ablation", "no-seg")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| default", "| no covariance"]
+    assert "`-S 'mfcc.covariance=false'`" in lines[3]
+    assert "ablation-no-cov" in project.run("dvc", "exp", "list", "--name-only").stdout
+    again = project.stage("ablation", "no-cov")
     assert (again.stdout, again.stderr) == (first.stdout, "")
     assert not project.run("git", "status", "--porcelain").stdout

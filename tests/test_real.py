@@ -30,6 +30,6 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
     for name in ("accuracy", "uar", "macro_f1"):  # floating point: its last digits differ between processors
         assert figures[name] == pytest.approx(before[name], abs=0.005), name
     assert figures["accuracy"] >= 0.60
-    assert len(re.findall("Running stage", output)) >= 6
+    assert set(re.findall("Running stage '(.+?)'", output)) >= {"download", "resample", "split", "mfcc", "svm_train"}
 
     assert "Running stage" not in project.run("dvc", "repro", "evaluate@svm").stdout
