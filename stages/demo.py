@@ -26,8 +26,8 @@ NEXT = """
 These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing about human speech.
 
 Pictures        demo/svm_confusion.png, demo/w2v_confusion.png
-Experiment      dvc exp show; `dvc exp apply demo` puts its parameters and results into the work tree,
-                after which `dvc exp run -S lr=1e-3` changes one of them
+Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
+                dvc exp run -S lr=1e-3
 On to RAVDESS   make repro (fetches 200 MB from Zenodo; RAVDESS_ARCHIVE=path/to/zip/or/folder saves that)"""
 
 
