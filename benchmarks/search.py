@@ -1,6 +1,6 @@
 """Bayesian optimisation against random search on the SVM branch: the best inner score after n trials, the same budget for each.
 
-    python benchmarks/search.py [--trials N] [--seeds N]
+    python -m benchmarks.search [--trials N] [--seeds N]
 
 Every run starts with the same plain values; scores are those of `stages.search svm`, on the training actors of
 `search.fold`. The space is that of svm_train and of trim_db, few enough features to be computed once.
@@ -10,17 +10,13 @@ Writes: metrics/search/benchmark.csv: sampler, seed, trial, score, best; metrics
 """
 
 import argparse
-import sys
 import warnings
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import optuna
 import pandas as pd
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from stages import inner, outputs, params, space, study
 

@@ -1,6 +1,6 @@
 """How fast and how big fine-tuning is, against transformers' Trainer: same clips, batch, epochs and model; weights random.
 
-    python benchmarks/train.py [--clips 64] [--epochs 1] [--batch 8] [--config FOLDER] [--train-cnn]
+    python -m benchmarks.train [--clips 64] [--epochs 1] [--batch 8] [--config FOLDER] [--train-cnn]
 
 The model has the architecture of wav2vec2-base unless --config names another folder with config.json. Clips are noise as long as
 those of RAVDESS. Every side trains in a process of its own, one after the other. In all of them the CNN is frozen, as in
@@ -20,19 +20,15 @@ import time
 import warnings
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
+import transformers
+from accelerate import Accelerator
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-import datasets  # noqa: E402
-import transformers  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-
-from stages import params, w2v_features, wav2vec  # noqa: E402
-from stages.corpus import EMOTIONS  # noqa: E402
-from stages.training import Training  # noqa: E402
+from stages import params, w2v_features, wav2vec
+from stages.corpus import EMOTIONS
+from stages.training import Training
 
 # What facebook/wav2vec2-base's own config.json says where it differs from transformers' defaults.
 BASE = {"model_type": "wav2vec2", "activation_dropout": 0.0, "feat_proj_dropout": 0.1, "layerdrop": 0.0, "final_dropout": 0.0}
@@ -63,7 +59,7 @@ def checkpoint(folder: Path, config: Path | None) -> None:
 def ours(folder: Path, options: argparse.Namespace) -> dict:
     """Our loop on cached features."""
     samples, labels = corpus(options.clips)
-    settings = params.load(ROOT / "params.yaml").model_copy(
+    settings = params.load().model_copy(
         update={"epochs": options.epochs, "batch_size": options.batch, "micro_batch": options.batch, "checkpoint": "random"}
     )
     began = time.perf_counter()
@@ -140,7 +136,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint(Path(folder) / "checkpoint", options.config)
         for side in SIDES:
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", folder]
+            command = [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--side", side, "--folder", folder]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found[side] = json.loads(done.stdout.partition("MEASURED")[2])
             found[side]["settings"] = SIDES[side]

@@ -11,6 +11,7 @@ DATA = {
     "Whether a model trained on it may go further than the data is for you to clear.",
     "demo": "a SYNTHETIC demo corpus, made by a program. The figures say nothing about human speech.",
 }
+TRIM = "samples, _ = librosa.effects.trim(samples, top_db={:g})  # as in training\n"
 TEXT = """\
 ---
 license: {licence}
@@ -27,7 +28,7 @@ Tells apart {emotions} in one utterance of English speech, 16 kHz mono.
 ```python
 from transformers import pipeline
 
-pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16000}})
+{trim}pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16000}})
 ```
 
 **Training.** {protocol}. Actors {trained}.
@@ -58,6 +59,7 @@ def write(predictions: pd.DataFrame, actors: list[int], protocol: str, settings:
         licence="cc-by-nc-sa-4.0" if settings.corpus == "ravdess" else "other",
         fold=predictions["fold"].iloc[0],
         emotions=", ".join(EMOTIONS),
+        trim=TRIM.format(settings.trim_db) if settings.trim_db else "",
         protocol=protocol,
         trained=", ".join(map(str, actors)),
         data=DATA[settings.corpus],

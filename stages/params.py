@@ -81,6 +81,7 @@ class Finetuning(Section):
 
     checkpoint: str = Field(min_length=1)
     revision: str = Field(min_length=1)
+    trim_db: float | None = Field(gt=0)
     freeze_cnn: bool
     frozen_layers: int = Field(ge=0)
     weighted_layer_sum: bool

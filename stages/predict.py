@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import joblib
+import librosa
 import numpy as np
 import pandas as pd
 import torch
@@ -38,6 +39,7 @@ def w2v(folders: list[Path]) -> Answer:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [transformers.AutoModelForAudioClassification.from_pretrained(folder).eval().to(device) for folder in folders]
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folders[0])
+    trim_db = getattr(models[0].config, "trim_db", None)
     labels = [models[0].config.id2label[number] for number in range(models[0].config.num_labels)]
     if labels != list(EMOTIONS):
         raise errors.UserError(f"{folders[0]}: tells apart {', '.join(labels)}; expected {', '.join(EMOTIONS)}")
@@ -45,7 +47,10 @@ def w2v(folders: list[Path]) -> Answer:
 
     @torch.inference_mode()
     def answer(samples: np.ndarray) -> np.ndarray:
-        samples = np.pad(samples, (0, max(0, shortest - len(samples)))) / np.float32(2**15)
+        samples = samples / np.float32(2**15)
+        if trim_db:
+            samples, _ = librosa.effects.trim(samples, top_db=trim_db)
+        samples = np.pad(samples, (0, max(0, shortest - len(samples))))
         inputs = extractor(samples, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt").input_values.to(device)
         return torch.stack([model(inputs).logits[0].double().softmax(-1) for model in models]).mean(0).cpu().numpy()
 

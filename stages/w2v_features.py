@@ -2,7 +2,7 @@
 
 The CNN takes each clip alone and unpadded, since the base checkpoints normalise over time.
 
-Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn`
+Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn` and `trim_db`
 Writes: data/features/clips.arrow: clip, length, values; a row per clip, sorted by clip. With a frozen CNN `length` counts frames
         and `values` are its output, float32, frame by frame; else `length` counts samples and `values` are these, level-normalised
         if the checkpoint's preprocessor wants that.
@@ -11,6 +11,7 @@ Writes: data/features/clips.arrow: clip, length, values; a row per clip, sorted 
 from collections.abc import Iterable
 from pathlib import Path
 
+import librosa
 import numpy as np
 import torch
 from datasets import Features, List, Value
@@ -37,6 +38,8 @@ def write(path: Path, clips: Iterable[tuple[str, np.ndarray]], checkpoint: Path,
     # `save_to_disk` would add a random fingerprint; the bare Arrow file has none, and memory-maps as well.
     with ArrowWriter(features=COLUMNS, path=str(path), writer_batch_size=64) as writer:
         for name, samples in clips:
+            if settings.trim_db:
+                samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db)
             if model._get_feat_extract_output_lengths(len(samples)) < 1:
                 raise errors.UserError(f"{name}: {len(samples)} samples are too short for a frame of {checkpoint}")
             values = extractor(samples, sampling_rate=audio.SAMPLE_RATE).input_values[0]

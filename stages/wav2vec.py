@@ -126,6 +126,7 @@ def for_training(folder: Path, settings: Params) -> transformers.PreTrainedModel
         folder,
         settings.checkpoint,
         settings.seed,
+        trim_db=settings.trim_db,  # `stages.predict` reads it from the saved model
         hidden_dropout=settings.dropout,
         feat_proj_dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,

@@ -4,6 +4,8 @@ import json
 import re
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import REAL_CORPUS, ROOT
 from ruamel.yaml import YAML
@@ -33,3 +35,11 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
     assert set(re.findall("Running stage '(.+?)'", output)) >= {"download", "resample", "split", "mfcc", "svm_train"}
 
     assert "Running stage" not in project.run("dvc", "repro", "evaluate@svm").stdout
+
+    rows, rng = pd.read_csv(project.path / "data/folds.csv"), np.random.default_rng(0)
+    rows["emotion"] = rows.groupby("actor")["emotion"].transform(lambda own: rng.permutation(own.to_numpy()))
+    rows.to_csv(project.path / "data/folds.csv", index=False)
+    printed = project.stage("svm_train").stdout
+    print("labels permuted within actor:", printed)
+    right = float(re.search(r"accuracy on held-out actors: ([\d.]+)", printed)[1])
+    assert right == pytest.approx(1 / 8, abs=0.03)  # three standard errors of 1440 clips, and a few more that all-one-class gains

@@ -231,6 +231,25 @@ def test_predict_any_file(trained, tmp_path, capsys):
     assert json.loads(piped.stdout)["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_predict_trims_as_training_did(tmp_path, capsys):
+    folder = workplace(tmp_path / "trim", weights=False, trim_db=20.0, epochs=1)
+    for path in (folder / "data/audio").iterdir():
+        samples, _ = soundfile.read(path, dtype="int16")
+        audio.write(path, np.pad(samples, 8000))
+    run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    model = folder / "data/w2v/fold_0/model"
+    assert "top_db=20)" in (model / "README.md").read_text()
+    row = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv").iloc[0]
+    clip = folder / f"data/audio/{row['clip']}.wav"
+    lengths = wav2vec.Clips(folder / "data/features/clips.arrow", None).lengths
+    assert lengths.max() < 9000 + 8000  # a second of silence is gone, but for the frames at its edges
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(folder, f"predict --json --model {model} {clip}")
+    found = json.loads(capsys.readouterr().out)["probabilities"]
+    assert found == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=1e-5)
+
+
 def test_same_seed_same_bytes(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "again", ignore=shutil.ignore_patterns("w2v", "features"))
     run(tmp_path / "again", "w2v_features", "w2v_finetune 0")
