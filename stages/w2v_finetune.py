@@ -59,7 +59,8 @@ def protocol(settings: params.Params) -> str:
     """What was trained, in one line for the metrics."""
     start = "pretrained" if wav2vec.weights(CHECKPOINT) else "from scratch, no pretraining"
     chosen = "best epoch on an inner fold of training actors" if settings.select == "inner" else "last epoch"
-    return f"{settings.checkpoint} ({start}), {settings.epochs} epochs, {settings.schedule}, lr {settings.lr:g}, {chosen}"
+    trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""
+    return f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, {settings.schedule}, lr {settings.lr:g}, {chosen}"
 
 
 def run(training: Training, store: resume.Store, fold: int, settings: params.Params) -> None:
