@@ -189,9 +189,10 @@ transformers.AttentionMaskInterface.register("products_on_cpu", sdpa_mask)
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, but on CPUs with random bytes from NumPy's global generator: torch's own draws take a twelfth of a training's
-    time. The rate is rounded to 1/256.
-    """  # fmt: skip
+    """torch's dropout, but on CPUs with random bytes from NumPy's global generator: torch's own draws take a twelfth of a training.
+
+    The rate is rounded to 1/256.
+    """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`values` with a share `p` of them zero and the others that much larger, when training."""

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import av
+import librosa
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +121,51 @@ def test_logits_do_not_depend_on_the_batch(tmp_path, architecture, norm):
                 found.append(classifier(padded, torch.tensor([len(clip) for clip in chunk])))
             assert (torch.cat(found) - expected).abs().max() < 1e-5
     assert expected.std(0).min() > 1e-3  # the clips differ at all
+
+
+@torch.inference_mode()
+def test_half_precision_on_a_cpu_is_near_and_blind_to_padding(tmp_path):
+    folder = write_checkpoint(tmp_path / "c", feat_extract_norm="layer")
+    rng = np.random.default_rng(1)
+    clips = [torch.from_numpy(rng.normal(0, 0.3, length).astype(np.float32)) for length in (3000, 9000)]
+    classifier = wav2vec.Classifier(wav2vec.load(folder, "c", 0)).eval()
+    padded, lengths = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), torch.tensor([3000, 9000])
+    exact = classifier(padded, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = classifier(padded, lengths)
+        other = classifier(torch.nn.functional.pad(padded, (0, 7000)), lengths)
+    assert exact.std() > 0.02
+    assert (near - exact).abs().max() < 0.05 * exact.std()
+    assert (other - near).abs().max() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_dropout_drops_its_share_and_keeps_the_mean(share):
+    dropout, values = wav2vec.Dropout(share), torch.ones(2, 300, 500, requires_grad=True)
+    np.random.seed(0)
+    dropped = dropout(values)
+    assert (dropped == 0).float().mean().item() == pytest.approx(share, abs=1 / 256)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.1)
+    dropped.sum().backward()
+    assert torch.equal(values.grad, dropped)
+    assert torch.equal(dropout.eval()(values), values)
+
+
+def test_from_scratch_the_cnn_begins_with_a_spectrogram():
+    """A tone comes out of the band it lies in, and loudest if it is high, since high tones are faint in speech."""
+    small = ROOT / "configs/small"
+    filters = wav2vec.load(small, "small", 0).base_model.feature_extractor.conv_layers[0].conv
+    seconds = torch.arange(16000) / 16000
+    heard = []
+    for tone in (200, 1000, 5000):
+        sound = torch.nn.functional.conv1d(
+            torch.sin(2 * torch.pi * tone * seconds)[None, None], filters.weight, stride=filters.stride
+        )
+        energy = sound.square().mean(dim=(0, 2)).detach().view(4, -1).mean(dim=0)  # of the four phases of each band
+        edges = np.linspace(*librosa.hz_to_mel(np.array([60, 7600]), htk=True), len(energy) + 2)
+        assert abs(int(energy.argmax()) - np.abs(edges[1:-1] - librosa.hz_to_mel(tone, htk=True)).argmin()) <= 1, tone
+        heard.append(energy.max().item())
+    assert heard == sorted(heard)
 
 
 @pytest.mark.parametrize("growth", [1.0, 3.5])
