@@ -16,7 +16,8 @@ import soundfile
 from conftest import ROOT, SHRUNK, Project, make_project
 from optuna.trial import TrialState
 
-from stages import checkpoint, download, inner, params, resample, search, space, split, study, w2v_features
+from stages import checkpoint, download, findings, inner, params, resample, search, space, split, study, w2v_features
+from stages.choice import Choice
 from stages.errors import UserError
 
 # Few candidates, features computed twice, and the rest of the pipeline as in the shrunken demo.
@@ -304,6 +305,19 @@ def test_lost_trials_are_taken_up_and_failed_ones_do_not_stop_the_search(project
     assert failed
     assert {trial.user_attrs["reason"] for trial in failed} == {"ValueError: not one"}
     assert made.best().value == 3
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_training_that_falls_behind_is_given_up_and_keeps_its_score(project, monkeypatch):
+    changes = {"lr": 1e-3, "head_lr": 1e-3, "search.startup": 1, "search.w2v": {"lr": [1e-3, 1e-6], "head_lr": [1e-3, 2e-3]}}
+    Path("params.yaml").write_text(space.apply(Path("params.yaml").read_text(), changes))
+    learning = {1e-3: [0.2, 0.3, 0.4, 0.5], 1e-6: [0.1, 0.1, 0.1, 0.9]}  # as the quarters of a training, which would take minutes
+    monkeypatch.setattr(inner, "scores", lambda branch, settings, fold: enumerate(learning[settings.lr], 1))
+    choice = Choice(study.Storage(), "w2v", 0, params.load())
+    choice.run(4, 60)
+    rows = findings.history(choice)
+    new = rows[~rows["state"].str.startswith("as trial")]
+    assert set(zip(new["lr"], new["state"], new["score"], strict=True)) == {(1e-3, "done", 0.5), (1e-6, "given up at 25%", 0.1)}
 
 
 def test_held_out_actors_as_noise_change_no_choice(project, monkeypatch):
