@@ -3,9 +3,9 @@
     python -m benchmarks.train [--clips 160] [--epochs 1] [--batch 8] [--config FOLDER] [--freeze-cnn]
 
 The model has the architecture of wav2vec2-base unless --config names another folder with config.json. Clips are noise as long as
-those of RAVDESS. Every side trains in a process of its own, one after the other. Ours keeps the CNN frozen and the attention without
-dropout, as params.yaml says; Trainer trains the CNN and drops attention out, which is what it does unasked. With --freeze-cnn its CNN
-is frozen too, as in transformers' own example for audio classification.
+those of RAVDESS. Every side trains in a process of its own, one after the other. Ours keeps the CNN frozen and attention free of
+dropout, as params.yaml says; Trainer trains the CNN and drops attention out, which is what it does unasked. With --freeze-cnn its
+CNN is frozen too, as in transformers' own example for audio classification.
 
 Prints: clips per second of the training loop; peak memory of the process; ratios. What the cached features took is printed apart:
 the pipeline computes them once for all epochs, folds and later experiments.
