@@ -19,7 +19,7 @@ from stages import errors, outputs, report
 # What differs from params.yaml. The rest of the pipeline is the one that runs on RAVDESS.
 SETTINGS = (
     "corpus=demo", "folds=[0,1,2]", "checkpoint=configs/demo", "freeze_cnn=false", "precision=fp32", "lr=2e-3", "head_lr=2e-3",
-    "batch_size=16", "dropout=0", "mask_time_prob=0",
+    "batch_size=8", "epochs=12", "speed=0.1", "dropout=0", "mask_time_prob=0",
 )  # fmt: skip
 
 NEXT = """
