@@ -20,9 +20,9 @@ from stages.wav2vec import Classifier, Clips
 def make_optimizer(classifier: Classifier, settings: Params) -> torch.optim.AdamW:
     """AdamW with a learning rate of its own for the head, and weight decay of matrices and kernels only."""
     groups = {}
-    for name, parameter in classifier.model.named_parameters():
+    for name, parameter in classifier.named_parameters():  # its CNN stands beside its model
         if parameter.requires_grad:
-            lr = settings.head_lr if name.startswith(wav2vec.HEAD) else settings.lr
+            lr = settings.head_lr if name.removeprefix("model.").startswith(wav2vec.HEAD) else settings.lr
             decay = settings.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     groups = [{"params": chosen, "lr": lr, "weight_decay": decay} for (lr, decay), chosen in groups.items()]

@@ -23,7 +23,7 @@ import transformers
 from accelerate.commands.config import config_args
 from ruamel.yaml import YAML
 
-from stages import audio, schedule, wav2vec
+from stages import audio, params, schedule, training, wav2vec
 from stages.corpus import EMOTIONS, describe
 
 torch.set_num_threads(1)  # models this small only wait for a second thread
@@ -137,6 +137,23 @@ def test_half_precision_on_a_cpu_is_near_and_blind_to_padding(tmp_path):
     assert exact.std() > 0.02
     assert (near - exact).abs().max() < 0.05 * exact.std()
     assert (other - near).abs().max() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("freeze_cnn", [True, False])
+def test_the_optimizer_has_all_that_is_trained(tmp_path, freeze_cnn):
+    """Once the CNN from scratch was not in it: it stayed as drawn, and its gradients, never cleared, doubled between processes."""
+    changes = {"freeze_cnn": freeze_cnn, "lr": 1e-4, "head_lr": 5e-4, "weight_decay": 0.1}
+    settings = params.load(ROOT / "params.yaml").model_copy(update=changes)
+    classifier = wav2vec.Classifier(wav2vec.for_training(write_checkpoint(tmp_path / "c"), settings))
+    optimizer = training.make_optimizer(classifier, settings)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in classifier.named_parameters():
+        assert parameter.requires_grad == (not freeze_cnn or not name.startswith("cnn.")), name
+        assert (id(parameter) in groups) == parameter.requires_grad, name
+        if parameter.requires_grad:
+            group = groups[id(parameter)]
+            assert group["lr"] == (5e-4 if name.startswith(("model.projector", "model.classifier")) else 1e-4), name
+            assert group["weight_decay"] == (0.1 if parameter.squeeze().ndim > 1 else 0), name
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
