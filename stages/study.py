@@ -5,8 +5,10 @@ share, or a database's URL, such as postgresql+psycopg2://user@host/name, for ma
 """
 
 import os
+import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from stages import inner, params
 from stages.errors import UserError
@@ -72,7 +74,7 @@ class Storage:
         self.retry = RetryHeartbeatStaleTrialCallback()
         if "://" in place:
             try:
-                self.optuna = RDBStorage(place, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=self.retry)
+                self.optuna = self.database(place)
             except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
                 name = place.partition("://")[0]
                 raise UserError(f"SEARCH_STORAGE = {name}://…: {' '.join(str(error).split())[:200]}") from None
@@ -88,6 +90,15 @@ class Storage:
                 if not held(worker):
                     worker.unlink()
             self.alive.acquire()
+
+    def database(self, url: str) -> RDBStorage:
+        """A database, and in an empty one the tables: of workers that start at a time one makes them, the others fail once."""
+        open_it = partial(RDBStorage, url, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=self.retry)
+        try:
+            return open_it()
+        except (IntegrityError, ProgrammingError):
+            time.sleep(2)
+            return open_it()
 
     def dead(self, trial: FrozenTrial) -> bool:
         """Whether nobody works on this running trial any more. To be called while holding `lock`."""
