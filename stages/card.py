@@ -11,7 +11,11 @@ DATA = {
     "Whether a model trained on it may go further than the data is for you to clear.",
     "demo": "a SYNTHETIC demo corpus, made by a program. The figures say nothing about human speech.",
 }
-TRIM = "samples, _ = librosa.effects.trim(samples, top_db={:g})  # as in training\n"
+TRIM = """\
+import librosa
+
+samples, _ = librosa.effects.trim(samples, top_db={:g})  # as in training
+"""
 TEXT = """\
 ---
 license: {licence}
@@ -27,8 +31,8 @@ Tells apart {emotions} in one utterance of English speech, 16 kHz mono.
 
 ```python
 from transformers import pipeline
-
-{trim}pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16000}})
+{trim}
+pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16000}})
 ```
 
 **Training.** {protocol}. Actors {trained}.
