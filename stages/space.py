@@ -22,12 +22,7 @@ from stages.errors import UserError
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(int )?(log )?({NUMBER})\.\.({NUMBER})")
-UPSTREAM = {
-    "checkpoint",
-    "revision",
-    "trim_db",
-    "freeze_cnn",
-}  # of stages before the fine-tuning, which would have to run anew
+UPSTREAM = {"checkpoint", "revision", "trim_db", "freeze_cnn"}  # of stages before the fine-tuning, which would have to run anew
 DIGITS = 4  # of a number drawn: more would only make params.yaml hard to read
 
 
