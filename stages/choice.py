@@ -97,7 +97,7 @@ class Choice:
         while time.monotonic() < end and self.study.step(trials, self.first, self.score):
             self.record()
             best, bar.n = self.best(), len(self.study.new())
-            left = f", {(end - time.monotonic()) / 60:.1f} min left" if np.isfinite(end) else ""
+            left = f", {max(0, end - time.monotonic()) / 60:.1f} min left" if np.isfinite(end) else ""
             bar.set_postfix_str((f"best {best.value:.4f} in trial {best.number}" if best else "none has a score yet") + left)
         bar.close()
         self.record()
