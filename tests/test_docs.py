@@ -1,6 +1,7 @@
 """dvc.yaml against the code it runs, and the README against dvc.yaml."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -59,3 +60,11 @@ def test_readme_lists_the_stages_with_their_sentences():
         sentence = re.sub(r"\$\{item\}", "K" if name.startswith("w2v") else "MODEL", definition(name)["desc"])
         named[name + ("@K" if name.startswith("w2v_") else "@MODEL") if "foreach" in stage else name] = sentence
     assert rows == named
+
+
+@pytest.mark.parametrize("template", sorted((ROOT / ".dvc/plots").glob("*.json")), ids=lambda path: path.stem)
+def test_plot_templates_zoom_in_one_layer_alone(template):
+    """Vega-Lite hands a plot's own selection down to every layer, and then stops at "Duplicate signal name"."""
+    spec = json.loads(template.read_text())
+    assert not ("layer" in spec and "params" in spec)
+    assert "<DVC_METRIC_ZOOM_AND_PAN>" in template.read_text()
