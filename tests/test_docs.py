@@ -67,4 +67,3 @@ def test_plot_templates_zoom_in_one_layer_alone(template):
     """Vega-Lite hands a plot's own selection down to every layer, and then stops at "Duplicate signal name"."""
     spec = json.loads(template.read_text())
     assert not ("layer" in spec and "params" in spec)
-    assert "<DVC_METRIC_ZOOM_AND_PAN>" in template.read_text()
