@@ -151,6 +151,7 @@ def apply(text: str, changes: dict[str, object]) -> str:
     yaml = YAML()
     yaml.width = 10_000
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null"))
     flow = {name: yaml.load(json.dumps(new)) for name, new in changes.items()}
     written = io.StringIO()
     yaml.dump(put(yaml.load(text), flow), written)
