@@ -70,10 +70,7 @@ def row(name: str, found: pd.DataFrame) -> str:
 def main() -> None:
     """Train for every block and for all, print the table."""
     settings = params.load().svm_train
-    clips = pd.read_csv("data/folds.csv")
-    table = pd.read_parquet("data/mfcc.parquet").set_index("clip").loc[clips["clip"]].astype(np.float64).reset_index(drop=True)
-    if settings.speaker_norm:
-        table = svm_train.normalise_speakers(table, clips["actor"])
+    clips, table = svm_train.read(settings)
     lines = []
     for block in dict.fromkeys(table.columns.str.partition("_").get_level_values(0)):
         alone = settings.model_copy(update={"blocks": [{block: 1.0}]})

@@ -141,14 +141,18 @@ def protocol(settings: params.SvmTrain) -> str:
     return (transductive if settings.speaker_norm else "") + chosen
 
 
+def read(settings: params.SvmTrain) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """data/folds.csv, and the features of its clips in the same order, of speakers normalised if so wanted."""
+    clips = pd.read_csv("data/folds.csv")
+    table = pd.read_parquet("data/mfcc.parquet").set_index("clip").loc[clips["clip"]].astype(np.float64).reset_index(drop=True)
+    return clips, normalise_speakers(table, clips["actor"]) if settings.speaker_norm else table
+
+
 @errors.one_line
 def main() -> None:
     """Train a model per fold and one on all actors, write predictions, search and the last model."""
     settings = params.load().svm_train
-    clips = pd.read_csv("data/folds.csv")
-    table = pd.read_parquet("data/mfcc.parquet").set_index("clip").loc[clips["clip"]].astype(np.float64).reset_index(drop=True)
-    if settings.speaker_norm:
-        table = normalise_speakers(table, clips["actor"])
+    clips, table = read(settings)
     jobs = [(str(number), (clips["fold"] != number).to_numpy()) for number in sorted(clips["fold"].unique())]
     jobs.append(("all", np.ones(len(clips), bool)))
     # Threads, since nearly all the time goes into libsvm and BLAS, which let go of Python's lock. The limit is set here once more:
