@@ -10,10 +10,10 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary work tree (minutes, offline)
-	@python -m stages.demo
+	@python -m commands.demo
 
 repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
-	@dvc repro --keep-going; code=$$?; python -m stages.report; exit $$code
+	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
 
 test: $(VENV)  ## all tests, offline
 	@python -m pytest

@@ -1,13 +1,16 @@
-"""Bayesian optimisation against random search on the SVM branch: the best inner score after n trials, the same budget for each.
+"""Bayesian optimisation against random search on the SVM branch: the best inner score after n
+trials, the same budget for each.
 
     python -m benchmarks.search [--trials N] [--seeds N]
 
-Every run starts with the same plain values, which are no merit of the sampler: the best is that of the trials after it. Scores are
-those of `stages.search svm`, on the training actors of `search.fold`. The space is that of svm_train and of trim_db, few enough
-features to be computed once.
+Every run starts with the same plain values, which are no merit of the sampler: the best is that of
+the trials after it. Scores are those of `commands.search svm`, on the training actors of
+`search.fold`. The space is that of svm_train and of trim_db, few enough features to be computed
+once.
 
 Reads:  data/audio, data/folds.csv, params
-Writes: benchmarks/search.csv: sampler, seed, trial, score, best; benchmarks/search.png; prints a table
+Writes: benchmarks/search.csv: sampler, seed, trial, score, best; benchmarks/search.png; prints a
+        table
 """
 
 import argparse
@@ -19,7 +22,9 @@ import optuna
 import pandas as pd
 from tqdm import tqdm
 
-from stages import inner, outputs, params, space, study
+from ser import params
+from ser.run import outputs
+from ser.search import space, study, worth
 
 SPACE = {
     "mfcc.trim_db": [15, 20, 25, 30, 35, 40],
@@ -34,7 +39,8 @@ AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
 
 
 def run(sampler: str, seed: int, trials: int, settings: params.Params, known: dict) -> pd.DataFrame:
-    """One search of so many trials: its scores. `known` scores, of all runs, are not computed again."""
+    """One search of so many trials: its scores. `known` scores, of all runs, are not computed
+    again."""
     values = settings.model_dump()
     blocks = dict.fromkeys(("stat", "dct", "seg", "cov"), 1.0)
     values["svm_train"] |= {"blocks": [blocks], "kernel": ["rbf_mean"], "C": [5.0], "gamma": [1.0]}
@@ -45,14 +51,20 @@ def run(sampler: str, seed: int, trials: int, settings: params.Params, known: di
     for position in range(trials):
         made.sampler = study.make_sampler(search, position)
         trial = made.ask()
-        point = {name: space.value(study.draw(trial, name, one), one) for name, one in possible.items()}
+        point = {
+            name: space.value(study.draw(trial, name, one), one) for name, one in possible.items()
+        }
         key = str(point)
         if key not in known:
             changed = params.Params.model_validate(space.put(values, point))
-            known[key] = dict(inner.scores("svm", changed, settings.search.fold))[inner.QUARTERS]
+            known[key] = dict(worth.scores("svm", changed, settings.search.fold))[worth.QUARTERS]
         made.tell(trial, known[key])
-    table = pd.DataFrame({"trial": 1 + np.arange(trials), "score": [trial.value for trial in made.get_trials()]})
-    return table.assign(sampler=sampler, seed=seed, best=table["score"].where(table["trial"] > 1).cummax())
+    table = pd.DataFrame(
+        {"trial": 1 + np.arange(trials), "score": [trial.value for trial in made.get_trials()]}
+    )
+    return table.assign(
+        sampler=sampler, seed=seed, best=table["score"].where(table["trial"] > 1).cummax()
+    )
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -63,10 +75,24 @@ def draw(table: pd.DataFrame) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for sampler, rows in table.groupby("sampler"):
         best = rows.pivot(index="trial", columns="seed", values="best")
-        (line,) = axes.plot(best.index, best.mean(axis=1), label=f"{sampler}, mean of {best.shape[1]} seeds")
-        axes.fill_between(best.index, best.min(axis=1), best.max(axis=1), alpha=0.15, color=line.get_color())
-    axes.axhline(table["score"].iloc[0], color="grey", linestyle="dashed", label="the plain values that all start with")
-    axes.set(xlabel="trials", ylabel="best inner accuracy so far", title="SVM branch; bands: all seeds", ylim=(0.5, None))
+        (line,) = axes.plot(
+            best.index, best.mean(axis=1), label=f"{sampler}, mean of {best.shape[1]} seeds"
+        )
+        axes.fill_between(
+            best.index, best.min(axis=1), best.max(axis=1), alpha=0.15, color=line.get_color()
+        )
+    axes.axhline(
+        table["score"].iloc[0],
+        color="grey",
+        linestyle="dashed",
+        label="the plain values that all start with",
+    )
+    axes.set(
+        xlabel="trials",
+        ylabel="best inner accuracy so far",
+        title="SVM branch; bands: all seeds",
+        ylim=(0.5, None),
+    )
     axes.legend()
     with outputs.whole("benchmarks/search.png") as path:
         figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
@@ -76,7 +102,12 @@ def report(table: pd.DataFrame) -> None:
     """Draw and print what every sampler found."""
     draw(table)
     after = table[table["trial"].isin(AFTER)].groupby(["trial", "sampler"])["best"]
-    print(pd.DataFrame({"mean": after.mean(), "min": after.min(), "max": after.max()}).round(4).unstack().to_string())
+    print(
+        pd.DataFrame({"mean": after.mean(), "min": after.min(), "max": after.max()})
+        .round(4)
+        .unstack()
+        .to_string()
+    )
     trials = table["trial"].max()
     last = table[table["trial"] == trials].pivot(index="seed", columns="sampler", values="best")
     for sampler in ("gp", "tpe"):
@@ -93,7 +124,9 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     settings, known = params.load(), {}
-    jobs = [(sampler, seed) for seed in range(arguments.seeds) for sampler in ("gp", "tpe", "random")]
+    jobs = [
+        (sampler, seed) for seed in range(arguments.seeds) for sampler in ("gp", "tpe", "random")
+    ]
     table = pd.DataFrame()
     for job in tqdm(jobs, desc="searches", unit="search"):
         table = pd.concat([table, run(*job, arguments.trials, settings, known)])

@@ -2,18 +2,21 @@
 
 Reads:  data/w2v/fold_K/curve.csv (a row per step) and epochs.csv (a row per epoch), params `folds`
 Writes: data/w2v_steps.csv: fold, step, epoch, loss, accuracy, lr, grad_norm, batch_size
-        metrics/w2v_epochs.csv: fold, epoch, loss, accuracy, uar; of the training clips, while they were trained on
+        metrics/w2v_epochs.csv: fold, epoch, loss, accuracy, uar; of the training clips, while they
+        were trained on
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from stages import errors, outputs, params
+from ser import params
+from ser.run import errors, outputs
 
 
 def gather(folds: list[int], name: str) -> pd.DataFrame:
-    """The tables `name` of the given folds, one under the other, with a column `fold` before theirs."""
+    """The tables `name` of the given folds, one under the other, with a column `fold` before
+    theirs."""
     tables = {fold: pd.read_csv(Path("data/w2v", f"fold_{fold}", name)) for fold in folds}
     return pd.concat(tables, names=["fold"]).reset_index("fold")
 
@@ -22,7 +25,10 @@ def gather(folds: list[int], name: str) -> pd.DataFrame:
 def main() -> None:
     """Gather steps and epochs."""
     folds = params.load().folds
-    for name, target in (("curve.csv", "data/w2v_steps.csv"), ("epochs.csv", "metrics/w2v_epochs.csv")):
+    for name, target in (
+        ("curve.csv", "data/w2v_steps.csv"),
+        ("epochs.csv", "metrics/w2v_epochs.csv"),
+    ):
         with outputs.whole(target) as path:
             gather(folds, name).to_csv(path, index=False, float_format="%.6g")
 

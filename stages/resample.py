@@ -6,7 +6,8 @@ Writes: data/audio/*.wav: 16 kHz, mono, PCM_16, same names, one flat folder
 
 from pathlib import Path
 
-from stages import audio, corpus, errors, outputs, parallel
+from ser import audio, corpus
+from ser.run import errors, outputs, parallel
 
 
 def resample(job: tuple[Path, Path]) -> None:
@@ -20,7 +21,11 @@ def main() -> None:
     """Resample all clips on all cores."""
     with outputs.whole("data/audio") as folder:
         folder.mkdir()
-        parallel.over(resample, [(source, folder / source.name) for source in corpus.files("data/raw")], "resample")
+        parallel.over(
+            resample,
+            [(source, folder / source.name) for source in corpus.files("data/raw")],
+            "resample",
+        )
 
 
 if __name__ == "__main__":

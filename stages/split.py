@@ -1,12 +1,14 @@
 """Split the corpus into folds by actor, so that no voice is ever on both sides.
 
 Reads:  data/raw/Actor_XX/*.wav (the names only), params `split`
-Writes: data/folds.csv: clip, actor, gender, emotion, intensity, statement, repetition, fold; a row per clip, sorted by clip
+Writes: data/folds.csv: clip, actor, gender, emotion, intensity, statement, repetition, fold; a row
+        per clip, sorted by clip
 """
 
 import pandas as pd
 
-from stages import corpus, errors, outputs, params
+from ser import corpus, params
+from ser.run import errors, outputs
 
 
 def assign(clips: pd.DataFrame, folds: list[list[int]]) -> pd.DataFrame:
@@ -21,7 +23,11 @@ def main() -> None:
     clips = assign(corpus.table(corpus.files("data/raw")), params.load().split.folds)
     with outputs.whole("data/folds.csv") as path:
         clips.to_csv(path, index=False)
-    print(clips.groupby("fold").agg(actors=("actor", lambda actors: sorted(set(actors))), clips=("clip", "size")))
+    print(
+        clips.groupby("fold").agg(
+            actors=("actor", lambda actors: sorted(set(actors))), clips=("clip", "size")
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
     python -m stages.w2v_finetune FOLD
 
-The held-out clips are looked at once, after the last step: nothing here can choose by them. Stopped or killed, the same command
-goes on from the state last saved, and ends with the same weights.
+The held-out clips are looked at once, after the last step: nothing here can choose by them. Stopped
+or killed, the same command goes on from the state last saved, and ends with the same weights.
 
 Reads:  data/features/clips.arrow, data/folds.csv, data/checkpoint, the top-level params
 Writes: data/w2v/fold_K/
-        predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion; a row per held-out clip, sorted by clip
-        curve.csv: step, epoch, loss, accuracy, lr, grad_norm, batch_size; a row per optimizer step
-        epochs.csv: epoch; loss, accuracy, uar of the training clips, each as it was when its turn came; with `select: inner` also
+        predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion; a row per
+        held-out clip, sorted by clip curve.csv: step, epoch, loss, accuracy, lr, grad_norm,
+        batch_size; a row per optimizer step epochs.csv: epoch; loss, accuracy, uar of the training
+        clips, each as it was when its turn came; with `select: inner` also
             inner_loss, inner_accuracy, inner_uar of the inner fold; a row per epoch
         model/: what transformers.pipeline("audio-classification", ...) loads, with a model card
         protocol.txt: a line that says what was trained, for the metrics
@@ -31,47 +32,31 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from stages import card, errors, launch, outputs, params, resume, wav2vec
-from stages.corpus import EMOTIONS
-from stages.training import Training
-
-CHECKPOINT, FEATURES, FOLDS = Path("data/checkpoint"), Path("data/features/clips.arrow"), Path("data/folds.csv")
-
-
-def inner_fold(fold: int, folds: list[int]) -> int:
-    """The fold of training actors that `select: inner` chooses the epoch on: the next one, after the last the first."""
-    return folds[(folds.index(fold) + 1) % len(folds)]
+from ser import params
+from ser.corpus import EMOTIONS
+from ser.encoder import card, checkpoint, finetuning
+from ser.encoder.classifier import Classifier
+from ser.encoder.clips import Clips
+from ser.encoder.finetuning import CHECKPOINT, FEATURES, FOLDS
+from ser.encoder.training import Training
+from ser.run import code, errors, launch, outputs, state
 
 
-def forecast(seconds: float, settings: params.Params, accelerator: Accelerator) -> str:
-    """What the whole stage will take here, and how to make it shorter when that is hours."""
-    every = seconds * len(settings.folds)
-    text = f"about {seconds / 60:.0f} min for this fold, {every / 3600:.1f} h for all {len(settings.folds)}, on this machine"
-    if every > 2 * 3600:
-        ways = ["fewer folds (-S folds=[0])", "fewer epochs"]
-        ways += ["frozen layers (-S frozen_layers=6)"] if not settings.frozen_layers else []
-        ways += ["a CUDA GPU"] if accelerator.device.type == "cpu" else ["more of them (`accelerate config`)"]
-        text += f"; shorter: {', '.join(ways)}"
-    return text
-
-
-def protocol(settings: params.Params) -> str:
-    """What was trained, in one line for the metrics."""
-    start = "pretrained" if wav2vec.weights(CHECKPOINT) else "from scratch, no pretraining"
-    chosen = "best epoch on an inner fold of training actors" if settings.select == "inner" else "last epoch"
-    trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""
-    return f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, {settings.schedule}, lr {settings.lr:g}, {chosen}"
-
-
-def run(training: Training, store: resume.Store, fold: int, settings: params.Params) -> None:
-    """Take all steps that are left, with a progress bar; save the state now and then, and before Ctrl-C or SIGTERM ends it."""
+def run(training: Training, store: state.Store, fold: int, settings: params.Params) -> None:
+    """Take all steps that are left, with a progress bar; save the state now and then, and before
+    Ctrl-C or SIGTERM ends it."""
     accelerator = training.accelerator
-    (state,) = broadcast_object_list([store.load() if accelerator.is_main_process else None])
-    if state:
-        training.restore(state)
-        accelerator.print(f"fold {fold}: goes on after step {training.done} of {len(training.steps)}")
+    (saved,) = broadcast_object_list([store.load() if accelerator.is_main_process else None])
+    if saved:
+        training.restore(saved)
+        accelerator.print(
+            f"fold {fold}: goes on after step {training.done} of {len(training.steps)}"
+        )
     signals = []
-    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, _: signals.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
 
     start = training.seen_clips
     bar = tqdm(total=training.ends[-1], initial=start, desc=f"fold {fold}", unit="clip", mininterval=1,
@@ -85,13 +70,17 @@ def run(training: Training, store: resume.Store, fold: int, settings: params.Par
             )
         bar.update(row["batch_size"])
         bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+        accelerator.log(
+            {name: value for name, value in row.items() if name != "step"}, step=row["step"]
+        )
         if forecast_due and time.monotonic() - began > 20:
             forecast_due = False
             left = (time.monotonic() - began) * training.ends[-1] / (training.seen_clips - start)
-            bar.write(forecast(left, settings, accelerator), file=sys.stderr)
+            bar.write(finetuning.forecast(left, settings, accelerator), file=sys.stderr)
         # One process told to stop stops all.
-        stopped = accelerator.reduce(torch.tensor(len(signals), device=accelerator.device), "sum").item()
+        stopped = accelerator.reduce(
+            torch.tensor(len(signals), device=accelerator.device), "sum"
+        ).item()
         if accelerator.is_main_process and (stopped or store.due()):
             store.save(training.state())
         if stopped:
@@ -112,29 +101,33 @@ def main() -> None:
     parser.add_argument("fold", type=int)
     fold = parser.parse_args().fold
     settings = params.load()
-    launch.processes("stages.w2v_finetune", str(fold), most=-(-settings.batch_size // settings.micro_batch))
-    wav2vec.quiet()
+    launch.processes(
+        "stages.w2v_finetune", str(fold), most=-(-settings.batch_size // settings.micro_batch)
+    )
+    checkpoint.quiet()
 
     table = pd.read_csv(FOLDS)
     known = sorted(set(table["fold"]))
     if fold not in known:
         raise errors.UserError(f"fold {fold}: not in {FOLDS}; expected one of {known}")
-    model = wav2vec.for_training(CHECKPOINT, settings)
-    clips = wav2vec.Clips(FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
+    model = finetuning.for_training(CHECKPOINT, settings)
+    clips = Clips(FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
     table = table.set_index("clip").loc[clips.names].reset_index()
     labels = table["emotion"].map(EMOTIONS.index).to_numpy()
     held_out = (table["fold"] == fold).to_numpy()
-    inner = (table["fold"] == inner_fold(fold, known)).to_numpy() & (settings.select == "inner")
+    inner = (table["fold"] == finetuning.inner_fold(fold, known)).to_numpy() & (
+        settings.select == "inner"
+    )
 
     name = os.environ.get("DVC_EXP_NAME", "workspace")
     accelerator = Accelerator(
-        mixed_precision=wav2vec.mixed_precision(settings.precision),
+        mixed_precision=finetuning.mixed_precision(settings.precision),
         log_with="tensorboard",
-        project_dir=resume.project() / "runs" / name,
+        project_dir=state.project() / "runs" / name,
     )
     accelerator.init_trackers(f"fold_{fold}")
     training = Training(
-        wav2vec.Classifier(model),
+        Classifier(model),
         clips,
         labels,
         np.flatnonzero(~held_out & ~inner),
@@ -143,8 +136,10 @@ def main() -> None:
         fold,
         accelerator,
     )
-    inputs = [FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir()), Path(__file__)]
-    store = resume.Store(resume.fingerprint(inputs, settings.model_dump(), fold, accelerator.device.type))
+    inputs = [FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir()), *code.behind(Path(__file__))]
+    store = state.Store(
+        state.fingerprint(inputs, settings.model_dump(), fold, accelerator.device.type)
+    )
     run(training, store, fold, settings)
     curve, epochs = training.finish()
     probabilities = training.probabilities(np.flatnonzero(held_out))
@@ -153,21 +148,28 @@ def main() -> None:
         return
 
     predictions = table.loc[held_out, ["clip", "actor", "fold"]].assign(
-        actual=table.loc[held_out, "emotion"], predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)]
+        actual=table.loc[held_out, "emotion"],
+        predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)],
     )
     predictions[list(EMOTIONS)] = probabilities
-    with outputs.whole(f"data/w2v/fold_{fold}") as folder:
-        training.classifier.save(folder / "model")
-        shutil.copy(CHECKPOINT / "preprocessor_config.json", folder / "model")
+    with outputs.whole(f"data/models/w2v/fold_{fold}") as folder:
+        training.classifier.save(folder)
+        shutil.copy(CHECKPOINT / "preprocessor_config.json", folder)
         actors = sorted(set(table.loc[training.numbers, "actor"]))
-        (folder / "model/README.md").write_text(card.write(predictions, actors, protocol(settings), settings))
+        (folder / "README.md").write_text(
+            card.write(predictions, actors, finetuning.protocol(settings), settings)
+        )
+    with outputs.whole(f"data/w2v/fold_{fold}") as folder:
+        folder.mkdir()
         predictions.to_csv(folder / "predictions.csv", index=False)
         curve.to_csv(folder / "curve.csv", index=False)
         epochs.to_csv(folder / "epochs.csv", index=False)
-        (folder / "protocol.txt").write_text(protocol(settings) + "\n")
+        (folder / "protocol.txt").write_text(finetuning.protocol(settings) + "\n")
     store.remove()
     last = epochs.iloc[-1]
-    print(f"fold {fold}: {len(curve)} steps; last epoch on training clips: loss {last['loss']:.3f}, {last['accuracy']:.1%} right")
+    print(
+        f"fold {fold}: {len(curve)} steps; last epoch on training clips: loss {last['loss']:.3f}, {last['accuracy']:.1%} right"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Fixtures: throw-away projects made of this checkout's files, the real configuration shrunk until it runs in seconds."""
+"""Fixtures: throw-away projects made of this checkout's files, the real configuration shrunk until
+it runs in seconds."""
 
 import os
 import shutil
@@ -31,18 +32,35 @@ class Project:
     def __init__(self, path: Path, cache: Path):
         self.path = path
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("RAVDESS_", "DVC_", "GIT_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("RAVDESS_", "DVC_", "GIT_"))
+            },
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "XDG_CACHE_HOME": str(cache / "user"),
-            **{f"GIT_{role}_{key}": "test@localhost" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+            **{
+                f"GIT_{role}_{key}": "test@localhost"
+                for role in ("AUTHOR", "COMMITTER")
+                for key in ("NAME", "EMAIL")
+            },
         }
 
-    def run(self, *command: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: str | Path, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess:
         """Run a command in the project; its stdout and stderr are kept as text."""
         done = subprocess.run(
-            [str(word) for word in command], cwd=self.path, env={**self.env, **env}, capture_output=True, text=True, check=False
+            [str(word) for word in command],
+            cwd=self.path,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert not check or done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def stage(self, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
@@ -51,8 +69,15 @@ class Project:
 
 
 def make_project(path: Path, cache: Path) -> Project:
-    """A new repository with the files of this checkout that git does not ignore, as they are now, and a DVC cache in `cache`."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    """A new repository with the files of this checkout that git does not ignore, as they are now,
+    and a DVC cache in `cache`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in filter(None, listed.stdout.splitlines()):
         if (ROOT / name).is_file():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,8 +98,11 @@ def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
 
 
 def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
-    """Assert what a user's mistake must look like: exit code 1 and a single line on stderr that says all of `words`."""
-    lines = [line for line in done.stderr.splitlines() if line.strip() and "%|" not in line]  # but for progress bars
+    """Assert what a user's mistake must look like: exit code 1 and a single line on stderr that
+    says all of `words`."""
+    lines = [
+        line for line in done.stderr.splitlines() if line.strip() and "%|" not in line
+    ]  # but for progress bars
     assert done.returncode == 1, done
     assert len(lines) == 1, done.stderr
     for word in words:

@@ -8,7 +8,9 @@ import pytest
 import soundfile
 from conftest import ROOT, one_line
 
-from stages import audio, corpus, errors, outputs, params, split
+from ser import audio, corpus, params
+from ser.run import errors, outputs
+from stages import split
 
 CLIPS = [line.split()[1] for line in (ROOT / "stages" / "ravdess.md5").read_text().splitlines()]
 
@@ -16,7 +18,9 @@ CLIPS = [line.split()[1] for line in (ROOT / "stages" / "ravdess.md5").read_text
 def test_the_manifest_is_the_published_corpus():
     table = corpus.table(CLIPS)
     assert len(table) == corpus.CLIPS == table["clip"].nunique()
-    assert dict(table["emotion"].value_counts()) == {emotion: 96 if emotion == "neutral" else 192 for emotion in corpus.EMOTIONS}
+    assert dict(table["emotion"].value_counts()) == {
+        emotion: 96 if emotion == "neutral" else 192 for emotion in corpus.EMOTIONS
+    }
     assert set(table.groupby("actor").size()) == {60}
 
 
@@ -28,7 +32,14 @@ def test_name_of_a_clip():
 
 
 @pytest.mark.parametrize(
-    "name", ["03-01-09-01-01-01-01", "03-01-01-02-01-01-01", "03-02-02-01-01-01-01", "03-01-02-01-01-01-25", "take 7"]
+    "name",
+    [
+        "03-01-09-01-01-01-01",
+        "03-01-01-02-01-01-01",
+        "03-02-02-01-01-01-01",
+        "03-01-02-01-01-01-25",
+        "take 7",
+    ],
 )
 def test_names_that_do_not_parse(name):
     with pytest.raises(errors.UserError, match="expected"):
@@ -45,7 +56,9 @@ def test_folds_share_no_actor_and_balance_gender_and_emotion():
 
 
 def tone(seconds: float = 0.5, rate: int = 48_000, level: float = 0.25) -> np.ndarray:
-    return (level * 32767 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype(np.int16)
+    return (level * 32767 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype(
+        np.int16
+    )
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
@@ -53,7 +66,9 @@ def test_identical_channels_keep_their_level(tmp_path, subtype):
     mono = tone() / 32768
     soundfile.write(tmp_path / "mono.wav", mono, 48_000, subtype=subtype)
     soundfile.write(tmp_path / "stereo.wav", np.column_stack([mono, mono]), 48_000, subtype=subtype)
-    np.testing.assert_array_equal(audio.decode(tmp_path / "stereo.wav"), audio.decode(tmp_path / "mono.wav"))
+    np.testing.assert_array_equal(
+        audio.decode(tmp_path / "stereo.wav"), audio.decode(tmp_path / "mono.wav")
+    )
 
 
 def test_resampling_keeps_pitch_level_and_length(tmp_path):
@@ -69,12 +84,16 @@ def test_resampling_keeps_pitch_level_and_length(tmp_path):
 def test_compressed_audio_is_read_too(tmp_path):
     with av.open(str(tmp_path / "tone.mp3"), "w") as container:
         stream = container.add_stream("mp3", rate=44_100, layout="stereo")
-        frame = av.AudioFrame.from_ndarray(np.stack([tone(rate=44_100)] * 2), format="s16p", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.stack([tone(rate=44_100)] * 2), format="s16p", layout="stereo"
+        )
         frame.rate = 44_100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     samples = audio.decode(tmp_path / "tone.mp3") / 32768
-    assert np.std(samples[2000:6000]) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)  # 3 dB too loud would be 41 %
+    assert np.std(samples[2000:6000]) == pytest.approx(
+        0.25 / np.sqrt(2), rel=0.1
+    )  # 3 dB too loud would be 41 %
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is text\n" * 50, b"RIFF"])

@@ -5,7 +5,8 @@ import re
 import pytest
 from conftest import ROOT
 
-from stages import errors, params
+from ser import params
+from ser.run import errors
 
 PARAMS = (ROOT / "params.yaml").read_text()
 
@@ -21,7 +22,11 @@ def changed(tmp_path, pattern: str, replacement: str):
 
 def test_defaults_are_those_of_the_mission():
     values = params.load(ROOT / "params.yaml")
-    assert (values.corpus, values.checkpoint, values.lr) == ("ravdess", "facebook/wav2vec2-base", 2e-5)
+    assert (values.corpus, values.checkpoint, values.lr) == (
+        "ravdess",
+        "facebook/wav2vec2-base",
+        2e-5,
+    )
     assert values.revision == "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"
     assert [sum(actor % 2 for actor in fold) for fold in values.split.folds] == [2] * 6
 
@@ -62,8 +67,14 @@ def test_bad_values_are_named(tmp_path, pattern, replacement, words):
 
 
 def test_every_parameter_has_a_comment_of_its_own():
-    settings = PARAMS.partition("\nsearch:")[0]  # but for what a search varies: that is commented where it is set
-    assert not [line for line in settings.splitlines() if re.match(r" *\w+: *[^ #]", line) and "#" not in line]
+    settings = PARAMS.partition("\nsearch:")[
+        0
+    ]  # but for what a search varies: that is commented where it is set
+    assert not [
+        line
+        for line in settings.splitlines()
+        if re.match(r" *\w+: *[^ #]", line) and "#" not in line
+    ]
 
 
 def test_missing_file_is_one_line(tmp_path):

@@ -1,4 +1,5 @@
-"""The pipeline as its users run it: the real dvc.yaml on a shrunken demo corpus, in a clone of its own."""
+"""The pipeline as its users run it: the real dvc.yaml on a shrunken demo corpus, in a clone of its
+own."""
 
 import json
 import re
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import SHRUNK, Project, make_project, one_line
 
-from stages.corpus import EMOTIONS
+from ser.corpus import EMOTIONS
 
 W2V = {"w2v_finetune@0", "w2v_finetune@1", "evaluate@w2v", "curves", "compare"}
 
@@ -21,7 +22,8 @@ def ran(output: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project on the branch `demo` in which the whole shrunken pipeline has run and is committed."""
+    """A project on the branch `demo` in which the whole shrunken pipeline has run and is
+    committed."""
     path = tmp_path_factory.mktemp("done")
     (path / "project").mkdir()
     project = make_project(path / "project", path)
@@ -47,13 +49,19 @@ def clone(done: Project, tmp_path: Path) -> Project:
 def test_predictions_hold_every_clip_of_the_folds_once(done):
     clips = pd.read_csv(done.path / "data" / "folds.csv")
     svm = pd.read_csv(done.path / "data" / "svm" / "predictions.csv")
-    w2v = pd.concat(pd.read_csv(done.path / "data" / "w2v" / f"fold_{fold}" / "predictions.csv") for fold in (0, 1))
+    w2v = pd.concat(
+        pd.read_csv(done.path / "data" / "w2v" / f"fold_{fold}" / "predictions.csv")
+        for fold in (0, 1)
+    )
     assert list(svm["clip"]) == list(clips["clip"])
     assert sorted(w2v["clip"]) == sorted(clips.loc[clips["fold"] < 2, "clip"])
     for table in (svm, w2v):
         assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
         assert (table[list(EMOTIONS)].idxmax(axis=1) == table["predicted"]).all()
-        assert (table.set_index("clip")["actual"] == clips.set_index("clip").loc[table["clip"], "emotion"]).all()
+        assert (
+            table.set_index("clip")["actual"]
+            == clips.set_index("clip").loc[table["clip"], "emotion"]
+        ).all()
 
 
 def test_metrics_have_their_contract_and_say_that_the_corpus_is_synthetic(done):
@@ -80,7 +88,9 @@ def test_lr_reruns_fine_tuning_and_its_scores_alone_and_metrics_diff_shows_it(cl
     assert re.search(r"^lr: 2e-05\b", (clone.path / "params.yaml").read_text(), flags=re.MULTILINE)
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "A smaller step")
-    changes = json.loads(clone.run("dvc", "metrics", "diff", "origin/demo", "other", "--json").stdout)
+    changes = json.loads(
+        clone.run("dvc", "metrics", "diff", "origin/demo", "other", "--json").stdout
+    )
     assert "metrics/w2v.json" in changes
     assert set(changes) <= {"metrics/w2v.json", "metrics/compare.json"}
     listed = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
@@ -147,5 +157,12 @@ def test_push_and_pull_with_a_remote_of_ones_own(done, clone, tmp_path):
 
 def test_a_stage_outside_the_project_is_one_line(done, tmp_path):
     (tmp_path / "stages").symlink_to(done.path / "stages")
-    one_line(Project(tmp_path, tmp_path).stage("split"), "data/raw", "no WAV files", "project's folder")
-    one_line(Project(tmp_path, tmp_path).stage("svm_train"), "params.yaml", "no such file", "project's folder")
+    one_line(
+        Project(tmp_path, tmp_path).stage("split"), "data/raw", "no WAV files", "project's folder"
+    )
+    one_line(
+        Project(tmp_path, tmp_path).stage("svm_train"),
+        "params.yaml",
+        "no such file",
+        "project's folder",
+    )

@@ -1,0 +1,140 @@
+"""Measure what each part of MFCC + SVM is worth: a DVC experiment per variant, compared with the
+default clip by clip.
+
+    python -m commands.ablation [NAME…]
+
+Not a stage. Runs the variants named, or all, one after the other; those that the commit checked out
+has already are skipped, so that it can be stopped and started again. Progress goes to stderr, the
+table of all variants that there are to stdout.
+
+Reads:  the results of the commit checked out, which are the default
+Writes: DVC experiments ablation-NAME; a Markdown table: variant, its settings, accuracy, UAR,
+        difference to the default
+"""
+
+import subprocess
+import sys
+
+import pandas as pd
+from dvc.api import DVCFileSystem
+from dvc_data.index.index import DataIndexDirError
+from scipy import stats
+
+from commands import demo
+from ser import scoring
+from ser.run import errors, experiments
+
+EMOBOX = "split.folds=[[1,11,20,21],[4,10,12,14],[8,9,19,23],[3,5,7,24],[2,15,16,18],[6,13,17,22]]"
+SEED = (
+    "mfcc.trim_db=35", "mfcc.warps=[1.0]", "mfcc.deltas=0", "mfcc.statistics=[mean]", "mfcc.dct_terms=0", "mfcc.segments=[]",
+    "mfcc.covariance=false", "svm_train.kernel=[linear,rbf]", "svm_train.C=[0.1,1,10,100]", "svm_train.gamma=[0.1,1,10]",
+)  # fmt: skip
+
+# What each variant is called in the table, and what differs from params.yaml; the most telling
+# first.
+VARIANTS = {
+    "seed": ("the seed's baseline: mean MFCC, its grid", SEED),
+    "emobox": ("EmoBox's folds", (EMOBOX,)),
+    "speaker-norm": ("TRANSDUCTIVE: speakers normalised", ("svm_train.speaker_norm=true",)),
+    "no-trim": ("no trimming", ("mfcc.trim_db=null",)),
+    "trim-35": ("trimming at 35 dB", ("mfcc.trim_db=35",)),
+    "no-dct": ("no 2-D DCT", ("mfcc.dct_terms=0",)),
+    "no-deltas": ("no deltas", ("mfcc.deltas=0",)),
+    "one-delta": ("first deltas only", ("mfcc.deltas=1",)),
+    "mean": ("statistics: mean", ("mfcc.statistics=[mean]",)),
+    "mean-std": ("statistics: mean, deviation", ("mfcc.statistics=[mean,std]",)),
+    "mfcc-13": ("13 coefficients", ("mfcc.n_mfcc=13",)),
+    "mfcc-20": ("20 coefficients", ("mfcc.n_mfcc=20",)),
+    "no-warps": ("frequency axis not stretched", ("mfcc.warps=[1.0]",)),
+    "no-seg": ("no segments", ("mfcc.segments=[]",)),
+    "no-cov": ("no covariance", ("mfcc.covariance=false",)),
+    "rbf": ("one RBF kernel over all blocks", ("svm_train.kernel=[rbf]",)),
+}
+
+
+def predictions(commit: str) -> pd.DataFrame:
+    """The SVM's held-out predictions in a commit or an experiment, sorted by clip.
+
+    Raises:
+        UserError: it has none, or the DVC cache lacks them.
+    """
+    try:
+        with DVCFileSystem(rev=commit).open("data/svm/predictions.csv") as file:
+            return pd.read_csv(file).sort_values("clip", ignore_index=True)
+    except (FileNotFoundError, DataIndexDirError):
+        raise errors.UserError(
+            f"{commit}: no data/svm; run `dvc repro evaluate@svm` and commit dvc.lock, or `dvc pull`"
+        ) from None
+
+
+def paired(found: pd.DataFrame, default: pd.DataFrame) -> tuple[float, float]:
+    """Difference in accuracy of two prediction tables, and its standard error, paired: both are
+    those of the actors' differences.
+
+    Raises:
+        UserError: the tables do not hold the same clips.
+    """
+    if list(found["clip"]) != list(default["clip"]):
+        raise errors.UserError(
+            "data/svm/predictions.csv: an experiment and the default do not hold the same clips"
+        )
+    right = [(table["predicted"] == table["actual"]).astype(float) for table in (found, default)]
+    by_actor = (right[0] - right[1]).groupby(default["actor"]).mean()
+    return float(by_actor.mean()), float(stats.sem(by_actor))
+
+
+def row(what: str, settings: tuple[str, ...], found: pd.DataFrame, default: pd.DataFrame) -> str:
+    """A variant's line of the Markdown table, figures in percent and points."""
+    rates = scoring.rates(scoring.per_actor_confusion(found).sum(axis=0))
+    difference = (
+        ""
+        if found is default
+        else "{:+.1f} ± {:.1f}".format(*(100 * value for value in paired(found, default)))
+    )
+    changes = " ".join(f"`-S '{setting}'`" for setting in settings)
+    return f"| {what} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
+
+
+def run(name: str, settings: tuple[str, ...]) -> None:
+    """Make the experiment ablation-`name` in a temporary work tree.
+
+    Raises:
+        UserError: it fails.
+    """
+    words = [word for setting in settings for word in ("-S", setting)]
+    command = ["dvc", "exp", "run", "--temp", "--name", f"ablation-{name}", *words, "evaluate@svm"]
+    if subprocess.run(command, env=demo.environment(), stdout=sys.stderr, check=False).returncode:
+        raise errors.UserError(f"ablation-{name} stopped; the lines above say where")
+
+
+@errors.one_line
+def main() -> None:
+    """Run what is missing, print the table."""
+    wanted = sys.argv[1:] or list(VARIANTS)
+    unknown = [name for name in wanted if name not in VARIANTS]
+    if unknown:
+        raise errors.UserError(f"{unknown[0]}: no such variant; known are {', '.join(VARIANTS)}")
+    changed = experiments.git(
+        "diff", "--name-only", "HEAD", "--", "dvc.yaml", "dvc.lock", "params.yaml", "stages"
+    )
+    if changed:  # an experiment would take it along and be compared with a default that has it not
+        raise errors.UserError(
+            f"{changed.splitlines()[0]}: changed since the last commit; commit or restore it first"
+        )
+    default = predictions("HEAD")
+    for name in wanted:
+        if f"ablation-{name}" not in experiments.names():
+            run(name, VARIANTS[name][1])
+    print(
+        "| variant | settings | accuracy | UAR | difference in accuracy, ± standard error over actors |\n|---|---|---|---|---|"
+    )
+    print(row("default", (), default, default))
+    done = experiments.names()
+    for name, (what, settings) in VARIANTS.items():
+        if f"ablation-{name}" in done:
+            commit = experiments.git("rev-parse", f"{experiments.baseline()}/ablation-{name}")
+            print(row(what, settings, predictions(commit), default))
+
+
+if __name__ == "__main__":
+    main()

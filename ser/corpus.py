@@ -1,0 +1,74 @@
+"""The corpus: names of emotions, and what a RAVDESS file name says about its clip."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from ser.run.errors import UserError
+
+# In the order of RAVDESS's codes 01 to 08. Labels, probabilities and confusion matrices all use
+# this order.
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+ACTORS = range(1, 25)
+CLIPS = 1440
+
+# modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition,
+# actor
+NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+
+
+def describe(clip: str) -> dict[str, str | int]:
+    """What the name of a clip says, for instance of `03-01-05-02-01-01-12`.
+
+    Args:
+        clip: a RAVDESS file name without folder and ending.
+
+    Returns:
+        clip; actor (1 to 24); gender (male, female); emotion (one of `EMOTIONS`); intensity
+        (normal, strong); statement and repetition (1 or 2).
+
+    Raises:
+        UserError: the name is not that of an audio-only speech clip, or claims a strong neutral,
+            which RAVDESS has not.
+
+    Source: Livingstone and Russo (2018), PLoS ONE 13(5): e0196391, "Filename convention".
+    """
+    match = NAME.fullmatch(clip)
+    if not match:
+        raise UserError(
+            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: emotion 01-08, intensity, statement, "
+            "repetition 01-02, actor 01-24"
+        )
+    emotion, intensity, statement, repetition, actor = map(int, match.groups())
+    if emotion == 1 and intensity == 2:
+        raise UserError(f"{clip}: neutral has no strong intensity; expected 03-01-01-01-…")
+    return {
+        "clip": clip,
+        "actor": actor,
+        "gender": "male" if actor % 2 else "female",
+        "emotion": EMOTIONS[emotion - 1],
+        "intensity": ("normal", "strong")[intensity - 1],
+        "statement": statement,
+        "repetition": repetition,
+    }
+
+
+def files(folder: str | Path) -> list[Path]:
+    """The WAV files in a folder and in those within it, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = sorted(Path(folder).rglob("*.wav"))
+    if not found:
+        raise UserError(f"{folder}: holds no WAV files; run `dvc repro` in the project's folder")
+    return found
+
+
+def table(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """One row per clip, sorted by clip, with the columns of `describe`."""
+    return pd.DataFrame([describe(Path(path).stem) for path in paths]).sort_values(
+        "clip", ignore_index=True
+    )

@@ -1,0 +1,200 @@
+"""params.yaml, read in one place: typed, validated, and refused as a whole before any work when one
+value is wrong."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from ser.corpus import ACTORS
+from ser.run.errors import UserError
+
+Actor = Annotated[int, Field(ge=ACTORS[0], le=ACTORS[-1])]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys, wrong types, NaN and infinity are refused; nothing
+    changes after reading."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Demo(Section):
+    """The synthetic corpus that `download` makes for `corpus: demo`."""
+
+    takes: int = Field(ge=1, le=4)
+    seconds: float = Field(ge=0.5, le=5.0)
+
+
+class Split(Section):
+    """Which actors form which fold."""
+
+    folds: list[list[Actor]] = Field(min_length=2)
+
+    @field_validator("folds")
+    @classmethod
+    def partition(cls, folds: list[list[int]]) -> list[list[int]]:
+        actors = [actor for fold in folds for actor in fold]
+        twice = sorted({actor for actor in actors if actors.count(actor) > 1})
+        if twice:
+            raise ValueError(
+                f"actor {twice[0]} stands in two places; each of the actors 1 to 24 belongs to one fold"
+            )
+        missing = sorted(set(ACTORS) - set(actors))
+        if missing or not all(folds):
+            raise ValueError(
+                f"actors {missing} are in no fold, or a fold is empty; each of the actors 1 to 24 belongs to one fold"
+            )
+        return folds
+
+
+class Mfcc(Section):
+    """What `mfcc` computes."""
+
+    trim_db: float | None = Field(gt=0)
+    n_fft: Literal[256, 512, 1024, 2048]
+    hop: int = Field(ge=40, le=1024)
+    n_mels: int = Field(ge=20, le=128)
+    warps: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(min_length=1)
+    n_mfcc: int = Field(ge=2, le=128)
+    deltas: int = Field(ge=0, le=2)
+    statistics: list[Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d\d?|p100)$")]]
+    dct_mfcc: int = Field(ge=1)
+    dct_terms: int = Field(ge=0, le=100)
+    segments: list[Annotated[int, Field(ge=1, le=20)]]
+    low_mfcc: int = Field(ge=1)
+    covariance: bool
+
+
+class SvmTrain(Section):
+    """What `svm_train` chooses from."""
+
+    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Annotated[float, Field(gt=0)]]] = Field(
+        min_length=1
+    )
+    kernel: list[Literal["linear", "rbf", "rbf_mean"]] = Field(min_length=1)
+    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    inner_folds: int = Field(ge=2, le=12)
+    speaker_norm: bool
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Finetuning(Section):
+    """The wav2vec 2.0 knobs, at the top level of params.yaml, so that `dvc exp run -S lr=2e-5` is
+    all it takes."""
+
+    checkpoint: str = Field(min_length=1)
+    revision: str = Field(min_length=1)
+    trim_db: float | None = Field(gt=0)
+    freeze_cnn: bool
+    frozen_layers: int = Field(ge=0)
+    weighted_layer_sum: bool
+    lr: float = Field(gt=0, le=1)
+    head_lr: float = Field(gt=0, le=1)
+    adam_betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
+    adam_eps: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    schedule: Literal["wsd", "constant", "linear", "cosine"]
+    warmup: Share
+    decay_start: Share
+    batch_growth: float = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    attention_dropout: float = Field(ge=0, lt=1)
+    layerdrop: float = Field(ge=0, lt=1)
+    mask_time_prob: Share
+    mask_time_length: int = Field(ge=1)
+    mask_feature_prob: Share
+    mask_feature_length: int = Field(ge=1)
+    speed: float = Field(ge=0, le=1)
+    label_smoothing: float = Field(ge=0, lt=1)
+    class_weights: bool
+    select: Literal["last", "inner"]
+    precision: Literal["auto", "fp32", "bf16"]
+    seed: int = Field(ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def speed_needs_samples(self) -> "Finetuning":
+        if self.speed and self.freeze_cnn:
+            raise ValueError(
+                f"speed = {self.speed}: needs freeze_cnn: false, since a frozen CNN sees each clip only once"
+            )
+        return self
+
+
+class Search(Section):
+    """How `commands.search` searches, and in which spaces: `ser.search.space` reads and checks
+    them."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    sampler: Literal["gp", "tpe", "random"]
+    startup: int = Field(ge=1)
+    fold: int = Field(ge=0)
+    svm: dict[str, str | list] = Field(min_length=1)
+    w2v: dict[str, str | list] = Field(min_length=1)
+
+
+class Params(Finetuning):
+    """All of params.yaml; what each knob means stands there beside it."""
+
+    corpus: Literal["ravdess", "demo"]
+    folds: list[int] = Field(min_length=1)
+    demo: Demo
+    split: Split
+    mfcc: Mfcc
+    svm_train: SvmTrain
+    search: Search
+
+    @model_validator(mode="after")
+    def folds_exist(self) -> "Params":
+        allowed = range(len(self.split.folds))
+        if not set(self.folds) <= set(allowed) or len(set(self.folds)) < len(self.folds):
+            raise ValueError(
+                f"folds = {self.folds}: expected distinct numbers from 0 to {allowed[-1]}"
+            )
+        return self
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a parameter file with DVC's own YAML 1.2 reader (for PyYAML, the `2e-05`
+    that DVC writes is a string).
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key, a wrong type or a value out of range; the
+            message names the key, the value and what is allowed.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(Path(path).read_text())
+        return Params.model_validate(values)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's findings as `key = value: what is allowed`; a misspelt key before the
+    one it leaves missing."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    *section, key = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        fields = Params.model_fields
+        for name in section:
+            fields = fields[name].annotation.model_fields
+        near = difflib.get_close_matches(str(key), fields, n=1)
+        message = f"unknown parameter; {f'did you mean {near[0]}?' if near else 'known here: ' + ', '.join(fields)}"
+    value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+    return f"{'.'.join(map(str, problem['loc']))}{value}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,80 @@
+"""A training that was killed goes on from where it was: its state, kept outside DVC's outs until
+the stage is done.
+
+DVC deletes a stage's outs before it runs, and the work tree of `dvc exp run --temp` after it
+failed. So states lie in the project's own `.checkpoints/`, which git ignores, each under a name
+made from all that the training depends on: other params, data, code or packages never find it.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+
+from ser.run import outputs
+
+SECONDS = float(
+    os.environ.get("RAVDESS_SAVE_SECONDS", 60)
+)  # how much work a kill may cost; not a param: the result is the same
+
+FORGOTTEN = 30 * 24 * 3600  # seconds
+
+
+def project() -> Path:
+    """The project's folder, also from inside the work tree of an experiment, which lies in the
+    project's `.dvc/tmp`."""
+    parts = Path.cwd().parts
+    return Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else Path.cwd()
+
+
+def fingerprint(files: Iterable[Path], *values: object) -> str:
+    """32 hex digits that stand for these files and values, and for the packages that round the
+    numbers."""
+    total = hashlib.sha256(
+        repr(
+            (*values, torch.__version__, transformers.__version__, torch.get_num_threads())
+        ).encode()
+    )
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:32]
+
+
+class Store:
+    """The one state kept for a training; every save replaces the last, whole or not at all."""
+
+    def __init__(self, name: str):
+        """Find the place of the state called `name`, and remove states of other trainings that
+        nobody went on with for a month."""
+        self.path = project() / ".checkpoints" / f"{name}.pt"
+        self.saved = time.monotonic()
+        for path in self.path.parent.glob("*.pt"):
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink(missing_ok=True)
+
+    def load(self) -> dict | None:
+        """The state last saved, its tensors in main memory; None if there is none."""
+        return (
+            torch.load(self.path, map_location="cpu", weights_only=True)
+            if self.path.exists()
+            else None
+        )
+
+    def due(self) -> bool:
+        """Whether the last save is longer ago than `SECONDS`."""
+        return time.monotonic() - self.saved >= SECONDS
+
+    def save(self, state: dict) -> None:
+        """Keep `state`: tensors, numbers, strings, and lists and dicts of them."""
+        with outputs.whole(self.path) as path:
+            torch.save(state, path)
+        self.saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Forget the state: the training is done."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,610 @@
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from urllib3 import Retry
+
+from ser import audio, corpus
+from ser.corpora import ravdess, transfer
+from ser.run.errors import UserError
+from stages import download
+
+CONTENT = random.Random(0).randbytes(1_000_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+HALF = len(CONTENT) // 2
+QUICK = {"retry": Retry(total=2, backoff_factor=0.01), "timeout": (1, 0.3)}
+
+
+# ---- a server that can misbehave
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.seen.append(dict(self.headers))
+        next(self.server.plan)(self)
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """Answers the requests one after the other with the steps of a plan, and the last step ever
+    after."""
+
+    def __init__(self, *plan):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.plan = itertools.chain(plan, itertools.repeat(plan[-1]))
+        self.seen = []
+        self.stop = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/archive.zip"
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client that leaves is no error
+            super().handle_error(request, client_address)
+
+
+def serves(content=CONTENT, upto=None, ranges=True, stalls=False, length=True):
+    """Send `content`, or what the Range asks for, but break off (or stall) at byte `upto`."""
+
+    def step(handler):
+        start = int(handler.headers["Range"][6:-1]) if ranges and "Range" in handler.headers else 0
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if length:
+            handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        handler.wfile.write(content[start:upto])
+        if stalls:
+            handler.server.stop.wait(20)
+
+    return step
+
+
+def answers(status, **headers):
+    """Send nothing but a status."""
+
+    def step(handler):
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+
+    return step
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Start a server with a plan; it ends with the test."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    servers = []
+
+    def start(*plan):
+        servers.append(Server(*plan))
+        threading.Thread(
+            target=servers[-1].serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def unused_url(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}/archive.zip"  # bound and not listening: refused
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "archive.zip"
+
+
+def fetched(server, path, **arguments):
+    """Download, and the Range of each request."""
+    assert transfer.download(server.url, path, len(CONTENT), MD5, **{**QUICK, **arguments}) == path
+    assert path.read_bytes() == CONTENT
+    assert not part(path).exists()
+    return [headers.get("Range") for headers in server.seen]
+
+
+def refused(server, path, words, **arguments):
+    """The message of the UserError that downloading ends in."""
+    url = server if isinstance(server, str) else server.url
+    with pytest.raises(UserError, match=words) as error:
+        transfer.download(url, path, len(CONTENT), MD5, **{**QUICK, **arguments})
+    assert not path.exists()
+    assert url in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def part(path):
+    return path.with_name("archive.zip.part")
+
+
+# ---- fetch
+
+
+def test_says_who_it_is_and_keeps_the_file_for_next_time(start, path):
+    server = start(serves())
+    assert fetched(server, path) == [None]
+    assert fetched(server, path) == [None], "the second time needs no request"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    agent = server.seen[0]["User-Agent"]
+    assert agent.startswith(f"{project['name']}/{project['version']} (") and "@" not in agent
+    assert server.seen[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_kept_file_that_went_bad_is_fetched_again(start, path):
+    path.parent.mkdir()
+    path.write_bytes(CONTENT[:-1] + b"?")
+    assert fetched(start(serves()), path) == [None]
+
+
+def test_goes_on_where_a_transfer_broke_off(start, path):
+    server = start(serves(upto=HALF), serves())
+    ranges = fetched(server, path)
+    assert len(ranges) == 2 and ranges[0] is None
+    assert HALF - transfer.BLOCK <= int(ranges[1].removeprefix("bytes=").removesuffix("-")) <= HALF
+
+
+def test_any_number_of_breaks_is_fine_as_long_as_it_gets_further(start, path):
+    steps = [serves(upto=end) for end in range(100_000, 1_000_000, 100_000)]
+    assert len(fetched(start(*steps, serves()), path)) > QUICK["retry"].total + 3
+
+
+def test_starts_over_when_the_server_ignores_ranges(start, path):
+    assert len(fetched(start(serves(upto=HALF), serves(ranges=False)), path)) == 2
+
+
+def test_gives_up_when_every_transfer_breaks_at_the_same_place(start, path):
+    server = start(serves(upto=HALF, ranges=False))
+    assert "gave up after 3 attempts" in refused(server, path, "IncompleteRead")
+    assert len(server.seen) == 3
+
+
+def test_notices_an_early_end_without_a_content_length(start, path):
+    assert len(fetched(start(serves(upto=HALF, length=False), serves()), path)) == 2
+
+
+def test_goes_on_in_the_next_run(start, path):
+    refused(start(serves(upto=HALF), answers(404)), path, "HTTP 404")
+    assert part(path).stat().st_size > HALF - transfer.BLOCK
+    (only,) = fetched(start(serves()), path)
+    assert only.startswith("bytes=")
+
+
+@pytest.mark.parametrize(
+    "left", [CONTENT + b"more", b"x" * 1000], ids=["longer than the file", "not of the file"]
+)
+def test_a_part_that_does_not_fit_is_thrown_away(start, path, left):
+    path.parent.mkdir()
+    part(path).write_bytes(left)
+    steps = [serves()] if len(left) > len(CONTENT) else [answers(416), serves()]
+    assert fetched(start(*steps), path)[-1] is None
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_asked_again(start, path, status):
+    assert len(fetched(start(answers(status), answers(status), serves()), path)) == 3
+
+
+def test_waits_as_long_as_the_server_asks_for(start, path):
+    begin = time.monotonic()
+    fetched(start(answers(429, Retry_After="1"), serves()), path)
+    assert 1 <= time.monotonic() - begin < 5
+
+
+def test_an_unreadable_retry_after_is_ignored(start, path):
+    fetched(start(answers(503, Retry_After="soon"), serves()), path)
+
+
+def test_pauses_get_longer(start, path):
+    begin = time.monotonic()
+    server = start(answers(503))
+    assert "gave up after 4 attempts" in refused(
+        server, path, "HTTP 503", retry=Retry(total=3, backoff_factor=0.2)
+    )
+    assert 0.4 + 0.8 <= time.monotonic() - begin < 5
+    assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_not_repeated(start, path, status):
+    server = start(answers(status))
+    refused(server, path, f"HTTP {status}")
+    assert len(server.seen) == 1
+
+
+def test_no_connection(unused_url, path):
+    assert "gave up after 3 attempts" in refused(unused_url, path, "Connection refused")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/archive.zip", "http://"])
+def test_not_a_url(url, path):
+    refused(url, path, "No scheme|No connection adapters|No host")
+
+
+@pytest.mark.parametrize("upto", [0, HALF])
+def test_a_stalled_transfer_is_resumed(start, path, upto):
+    begin = time.monotonic()
+    assert len(fetched(start(serves(upto=upto, stalls=True), serves()), path)) == 2
+    assert time.monotonic() - begin < 5
+
+
+def test_a_server_that_always_stalls_is_given_up(start, path):
+    refused(
+        start(lambda handler: handler.server.stop.wait(20)),
+        path,
+        "timed out; gave up after 3 attempts",
+    )
+
+
+def test_a_damaged_transfer_is_thrown_away(start, path):
+    server = start(serves(CONTENT[:-1] + b"?"), serves())
+    refused(server, path, f"expected {MD5}")
+    assert not part(path).exists()
+    assert fetched(server, path)[-1] is None
+
+
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", CONTENT * 2])
+def test_another_file_is_refused_before_it_is_transferred(start, path, content):
+    refused(start(serves(content)), path, f"{len(content)} bytes, expected {len(CONTENT)}")
+    assert not part(path).exists()
+
+
+def test_a_body_without_end_is_cut_off(start, path):
+    refused(
+        start(serves(CONTENT * 20, length=False)),
+        path,
+        f"more than the expected {len(CONTENT)} bytes",
+    )
+    assert part(path).stat().st_size <= len(CONTENT) + transfer.BLOCK
+    fetched(start(serves()), path)
+
+
+def test_two_at_once_transfer_it_once(start, path):
+    server = start(serves())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fetched(server, path), range(4)))
+    assert len(server.seen) == 1
+
+
+# ---- download, as a process in a project of its own
+
+CLIPS = {
+    "Actor_01/03-01-01-01-01-01-01.wav": 1,
+    "Actor_01/03-01-05-02-01-01-01.wav": 2,  # stereo
+    "Actor_02/03-01-03-01-02-01-02.wav": 1,
+    "Actor_02/03-01-03-01-02-02-02.wav": 1,  # the same as the one before
+}
+FIRST, *_, LAST = CLIPS
+CHILD = """
+import functools, os, resource, sys
+from pathlib import Path
+from urllib3 import Retry
+from ser.corpora import ravdess, transfer
+from stages import download
+
+ravdess.MANIFEST = Path("clips.md5")
+ravdess.SIZE, ravdess.MD5 = int(os.environ["SIZE"]), os.environ["MD5"]
+transfer.download = functools.partial(transfer.download, retry=Retry(1), timeout=(1, 1))
+if limit := os.environ.get("LARGEST_FILE"):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+download.main()
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a corpus of four clips as folder `source` and as `source.zip`, and with
+    results of an earlier run."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    samples = np.random.default_rng(0).integers(-9999, 9999, (4, 24_000)).astype(np.int16)
+    for (name, channels), clip in zip(CLIPS.items(), samples[[0, 1, 2, 2]], strict=True):
+        Path("source", name).parent.mkdir(parents=True, exist_ok=True)
+        audio.write(Path("source", name), np.stack([clip] * channels, axis=1), 48_000)
+    Path("clips.md5").write_text(
+        "".join(f"{transfer.checksum(Path('source', name))}  {name}\n" for name in CLIPS)
+    )
+    archive = Path(shutil.make_archive("source", "zip", "source"))
+    variables = {
+        "SIZE": archive.stat().st_size,
+        "MD5": transfer.checksum(archive),
+        "PYTHONPATH": ROOT,
+        "XDG_CACHE_HOME": "cache",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("RAVDESS_ARCHIVE", "RAVDESS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for older in (Path("data/raw/older"), Path("metrics/corpus.json")):
+        older.parent.mkdir(parents=True)
+        older.write_text("older")
+    return tmp_path
+
+
+def run(*arguments, **variables):
+    """Run the child, or other arguments of Python, with more environment variables."""
+    command = [sys.executable, *(arguments or ("-c", CHILD))]
+    return subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, timeout=60
+    )
+
+
+def succeeds(done):
+    assert done.returncode == 0, done.stderr
+    assert {
+        path.relative_to("data/raw").as_posix()
+        for path in Path("data/raw").rglob("*")
+        if path.is_file()
+    } == set(CLIPS)
+    for name in CLIPS:
+        assert Path("data/raw", name).read_bytes() == Path("source", name).read_bytes()
+    return Path("metrics/corpus.json").read_text()
+
+
+def fails(done, *words):
+    """One clear line at the end, exit code 1, no half-written output, and nothing lost."""
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("download: ") == 1
+    unharmed(done.stderr.splitlines()[-1], words)
+
+
+def refuses(monkeypatch, source, *words):
+    """The same of `main` within this process, which saves a second for each of many cases."""
+    monkeypatch.setattr(download, "MANIFEST", Path("clips.md5"))
+    monkeypatch.setenv("RAVDESS_ARCHIVE", source)
+    with pytest.raises(SystemExit) as exit_:
+        download.main()
+    unharmed(exit_.value.code, words)
+
+
+def unharmed(line, words):
+    assert line.startswith("download: ") and "\n" not in line
+    for word in words:
+        assert word in line
+    assert Path("data/raw/older").read_text() == Path("metrics/corpus.json").read_text() == "older"
+    assert [path.name for path in (*Path("data").iterdir(), *Path("metrics").iterdir())] == [
+        "raw",
+        "corpus.json",
+    ]
+
+
+def test_folder_and_zip_give_the_same(project):
+    for harmless in ("source/README.txt", "source/Actor_01/.DS_Store", "source/Actor_01/._a.wav"):
+        Path(harmless).touch()
+    with zipfile.ZipFile("source.zip", "a") as archive:
+        archive.writestr("__MACOSX/Actor_01/a.wav", b"")
+    Path("source/Actor_02").rename("elsewhere")
+    Path("source/Actor_02").symlink_to("../elsewhere")
+    description = succeeds(run(RAVDESS_ARCHIVE="source"))
+    assert succeeds(run(RAVDESS_ARCHIVE=str(project / "source.zip"))) == description
+    assert json.loads(description) == {
+        "corpus": "ravdess", "clips": 4, "actors": 2, "seconds": 2.0, "sample_rate": 48_000, "stereo_files": 1, "duplicates": 1,
+        "by_emotion": dict.fromkeys(corpus.EMOTIONS, 0) | {"neutral": 1, "happy": 2, "angry": 1},
+    }  # fmt: skip
+
+
+def test_downloads_and_needs_no_server_the_second_time(project, start, unused_url):
+    server = start(answers(429), serves(Path("source.zip").read_bytes()))
+    succeeds(run(RAVDESS_URL=server.url))
+    shutil.rmtree("data")
+    succeeds(run(RAVDESS_URL=unused_url))
+
+
+def test_an_interrupted_download_is_resumed(project, start, monkeypatch):
+    content = Path("source.zip").read_bytes()
+    server = start(serves(content, upto=len(content) // 2, stalls=True), serves(content))
+    monkeypatch.setenv("RAVDESS_URL", server.url)
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stderr=subprocess.PIPE, text=True)
+    unfinished = Path("cache/ravdess/Audio_Speech_Actors_01-24.zip.part")
+    while not (unfinished.exists() and unfinished.stat().st_size):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    assert child.communicate()[1].splitlines()[-1] == "download: interrupted"
+    assert child.returncode == 130
+    assert Path("data/raw/older").exists()
+    succeeds(run())
+    assert [headers.get("Range", "")[:6] for headers in server.seen] == ["", "bytes="]
+
+
+def test_no_network_says_what_to_do(project, unused_url):
+    fails(run(RAVDESS_URL=unused_url), unused_url, "Connection refused", "RAVDESS_ARCHIVE")
+
+
+def test_a_download_with_the_wrong_md5(project, start):
+    content = Path("source.zip").read_bytes()
+    server = start(serves(content[:-1] + b"?"))
+    fails(run(RAVDESS_URL=server.url), server.url, "wrong md5", "RAVDESS_ARCHIVE")
+    assert not list(Path("cache/ravdess").glob("*.part"))
+
+
+def missing(folder):
+    (folder / FIRST).unlink()
+
+
+def surplus(folder):
+    shutil.copy(folder / FIRST, folder / "Actor_01/03-01-01-01-01-01-03.wav")
+
+
+def misnamed(folder):
+    (folder / LAST).rename(folder / "Actor_02/angry_02.wav")
+
+
+def corrupt(folder):
+    content = bytearray((folder / LAST).read_bytes())
+    content[20_000] ^= 1
+    (folder / LAST).write_bytes(content)
+
+
+def empty(folder):
+    (folder / LAST).write_bytes(b"")
+
+
+def twice(folder):
+    shutil.copytree(folder, folder / "audio_speech_actors_01-24")
+
+
+BAD = {
+    missing: ["3 WAV files, expected the 4", f"1 are missing, {FIRST} first"],
+    surplus: ["5 WAV files", "1 do not belong to it, Actor_01/03-01-01-01-01-01-03.wav first"],
+    misnamed: [
+        f"1 are missing, {LAST} first",
+        "1 do not belong to it, Actor_02/angry_02.wav first",
+    ],
+    corrupt: [LAST, "md5", "expected"],
+    empty: [LAST, "md5", "expected"],
+    twice: ["8 WAV files, expected the 4", "audio_speech_actors_01-24/Actor_01/"],
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_a_bad_source_is_refused(project, monkeypatch, spoil, packed):
+    spoil(project / "source")
+    if packed:
+        shutil.make_archive("source", "zip", "source")
+    refuses(monkeypatch, "source.zip" if packed else "source", "source", *BAD[spoil])
+
+
+@pytest.mark.parametrize(
+    "outside",
+    ["../outside.wav", "a/../../outside.wav", "/outside.wav", "C:\\outside.wav", "..\\outside.wav"],
+)
+def test_a_zip_that_climbs_out_is_refused(project, monkeypatch, outside):
+    with zipfile.ZipFile("source.zip", "a") as archive:
+        archive.writestr(outside, b"")
+    refuses(monkeypatch, "source.zip", "source.zip", repr(outside), "leads outside")
+    assert not list(project.parent.rglob("*outside.wav"))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-30_000])
+
+
+def no_zip(path):
+    path.write_text("<html>Please log in</html>")
+
+
+def nothing(path):
+    path.write_bytes(b"")
+
+
+def bit_rot(path):
+    content = bytearray(path.read_bytes())
+    content[30_000] ^= 1
+    path.write_bytes(content)
+
+
+def encrypted(path):
+    """Set the flag that says so, in the headers of the members and in the table of contents;
+    zipfile cannot write such a zip."""
+    flags = rb"(PK\x03\x04..|PK\x01\x02....)."
+    path.write_bytes(
+        re.sub(flags, lambda match: match[1] + b"\x01", path.read_bytes(), flags=re.DOTALL)
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut_short, no_zip, nothing, bit_rot, encrypted], ids=lambda spoil: spoil.__name__
+)
+def test_a_bad_zip_is_refused(project, monkeypatch, spoil):
+    spoil(project / "source.zip")
+    refuses(monkeypatch, "source.zip", "source.zip: not a zip, or one cut short or damaged: ")
+
+
+def test_bad_sources_in_a_process_of_their_own(project):
+    corrupt(project / "source")
+    fails(run(RAVDESS_ARCHIVE="source"), f"source: {LAST} has md5")
+    fails(run(RAVDESS_ARCHIVE="nowhere"), "RAVDESS_ARCHIVE=nowhere: no such zip or folder")
+    cut_short(project / "source.zip")
+    fails(run(RAVDESS_ARCHIVE="source.zip"), "source.zip: not a zip, or one cut short")
+
+
+def test_a_full_disk(project):
+    """A file larger than allowed fails like one on a full disk: in the middle of a write."""
+    fails(run(RAVDESS_ARCHIVE="source", LARGEST_FILE="30000"), "File too large")
+
+
+def test_a_full_disk_while_downloading(project, start):
+    content = Path("source.zip").read_bytes()
+    fails(
+        run(RAVDESS_URL=start(serves(content)).url, LARGEST_FILE="30000"),
+        "cache/ravdess/",
+        ".part: File too large",
+    )
+
+
+def test_neither_output_without_the_other(project):
+    """The folder of the second output cannot be made."""
+    shutil.rmtree("metrics")
+    Path("metrics").write_text("in the way")
+    done = run(RAVDESS_ARCHIVE="source")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "download: metrics: File exists")
+    assert Path("data/raw/older").read_text() == "older"
+    assert [path.name for path in Path("data").iterdir()] == ["raw"]
+
+
+def test_the_demo_corpus(project):
+    chosen = Path("params.yaml").read_text().replace("corpus: ravdess", "corpus: demo")
+    Path("params.yaml").write_text(
+        re.sub(r"seconds: [\d.]+", "seconds: 0.5", re.sub(r"takes: \d", "takes: 1", chosen))
+    )
+    done = run("-m", "stages.download", RAVDESS_ARCHIVE="ignored", RAVDESS_URL="ignored")
+    assert done.returncode == 0, done.stderr
+    description = json.loads(Path("metrics/corpus.json").read_text())
+    assert (description["corpus"], description["clips"], description["actors"]) == ("demo", 192, 24)
+    assert "synthetic" in description["note"] and "not RAVDESS" in description["note"]
+    assert description["by_emotion"] == dict.fromkeys(corpus.EMOTIONS, 24)
+    assert (description["sample_rate"], description["duplicates"]) == (48_000, 0)
+    assert 0.4 < description["seconds"] / description["clips"] < 0.6
+    assert len(list(Path("data/raw").glob("Actor_*/*.wav"))) == 192
+    assert not Path("data/raw/older").exists()
+
+
+def test_the_manifest_lists_the_published_corpus(project):
+    manifest = ravdess.read_manifest(ravdess.MANIFEST)
+    facts = corpus.table(manifest)
+    assert len(facts) == corpus.CLIPS
+    assert facts["emotion"].value_counts().to_dict() == dict.fromkeys(corpus.EMOTIONS, 192) | {
+        "neutral": 96
+    }
+    assert set(facts["actor"].value_counts()) == {60}
+    assert len(set(manifest.values())) == corpus.CLIPS - 1, "one pair of clips is the same"
+    assert all(name.startswith(f"Actor_{name[-6:-4]}/") for name in manifest)
+
+
+def test_the_stage_itself_checks_against_the_committed_manifest(project):
+    fails(
+        run("-m", "stages.download", RAVDESS_ARCHIVE="source"),
+        "4 WAV files, expected the 1440",
+        "are missing, Actor_01/03-01-01-01-01-02-01.wav first",
+    )
