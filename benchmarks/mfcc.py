@@ -54,9 +54,9 @@ def plain(path: Path, settings: params.Mfcc, dtype: type = np.float32) -> np.nda
         np.concatenate([track[: settings.low_mfcc] for track in tracks[:2]]),
         np.concatenate(tracks),
     )
-    features = []
+    values = []
     for name in settings.statistics:
-        features.append(
+        values.append(
             STATISTICS[name](every, axis=1)
             if name in STATISTICS
             else np.percentile(every, int(name[1:]), axis=1)
@@ -65,22 +65,22 @@ def plain(path: Path, settings: params.Mfcc, dtype: type = np.float32) -> np.nda
         shape = scipy.fft.dct(coefficients[: settings.dct_mfcc], axis=1, norm="ortho")[
             :, : settings.dct_terms
         ]
-        features += [
+        values += [
             shape.ravel() / np.sqrt(coefficients.shape[1]),
             [np.log(coefficients.shape[1])],
         ]
     for parts in settings.segments:
-        features += [
+        values += [
             statistic(part, axis=1)
             for part in np.array_split(low, parts, axis=1)
             for statistic in (np.mean, np.std)
         ]
     if settings.covariance:
-        values, vectors = np.linalg.eigh(
+        spread, vectors = np.linalg.eigh(
             np.cov(low) + features.RIDGE * np.cov(low).trace() / len(low) * np.eye(len(low))
         )
-        features.append((vectors @ np.diag(np.log(values)) @ vectors.T)[np.triu_indices(len(low))])
-    return np.concatenate(features)
+        values.append((vectors @ np.diag(np.log(spread)) @ vectors.T)[np.triu_indices(len(low))])
+    return np.concatenate(values)
 
 
 @errors.one_line

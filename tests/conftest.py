@@ -67,6 +67,12 @@ class Project:
         """Run one stage's script, whatever its exit code."""
         return self.run(sys.executable, "-m", f"stages.{module}", *arguments, check=False, **env)
 
+    def command(
+        self, module: str, *arguments: str | Path, **env: str
+    ) -> subprocess.CompletedProcess:
+        """Run one of `commands/`, whatever its exit code."""
+        return self.run(sys.executable, "-m", f"commands.{module}", *arguments, check=False, **env)
+
 
 def make_project(path: Path, cache: Path) -> Project:
     """A new repository with the files of this checkout that git does not ignore, as they are now,

@@ -12,7 +12,9 @@ from ser import audio, corpus, params
 from ser.run import errors, outputs
 from stages import split
 
-CLIPS = [line.split()[1] for line in (ROOT / "stages" / "ravdess.md5").read_text().splitlines()]
+CLIPS = [
+    line.split()[1] for line in (ROOT / "ser" / "corpora" / "ravdess.md5").read_text().splitlines()
+]
 
 
 def test_the_manifest_is_the_published_corpus():

@@ -94,10 +94,10 @@ def test_text_that_features_match_costs_accuracy_on_the_other_statement():
 
 
 def test_ablation_refuses_unknown_names_changes_and_a_commit_without_results(project):
-    one_line(project.stage("ablation", "no-trimm"), "no-trimm", "no-trim,")
-    one_line(project.stage("ablation", "no-trim"), "dvc repro evaluate@svm")
+    one_line(project.command("ablation", "no-trimm"), "no-trimm", "no-trim,")
+    one_line(project.command("ablation", "no-trim"), "dvc repro evaluate@svm")
     (project.path / "params.yaml").write_text((project.path / "params.yaml").read_text() + "\n")
-    one_line(project.stage("ablation", "no-trim"), "params.yaml", "commit")
+    one_line(project.command("ablation", "no-trim"), "params.yaml", "commit")
 
 
 def test_ablation_runs_what_is_missing_and_prints_the_table(project):
@@ -114,12 +114,12 @@ def test_ablation_runs_what_is_missing_and_prints_the_table(project):
     )
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "results")
-    first = project.stage("ablation", "no-cov")
+    first = project.command("ablation", "no-cov")
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| default", "| no covariance"]
     assert "`-S 'mfcc.covariance=false'`" in lines[3]
     assert "ablation-no-cov" in project.run("dvc", "exp", "list", "--name-only").stdout
-    again = project.stage("ablation", "no-cov")
+    again = project.command("ablation", "no-cov")
     assert (again.stdout, again.stderr) == (first.stdout, "")
     assert not project.run("git", "status", "--porcelain").stdout
