@@ -14,6 +14,9 @@ EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "s
 ACTORS = range(1, 25)
 CLIPS = 1440
 
+# What stands beside figures, by the value of `corpus` in params.yaml.
+TITLES = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}
+
 # modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition,
 # actor
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")

@@ -1,33 +1,39 @@
-"""What predictions are worth: the one place that reads prediction tables and scores them."""
+"""What predictions are worth: the one place that reads prediction tables, scores them and bounds
+the scores."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
+from scipy import stats
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
 COLUMNS = ("clip", "actor", "fold", "actual", "predicted", *EMOTIONS)
-RESAMPLES = 10_000  # of the bootstrap: the bounds' own noise is then below a tenth of a point
+RATES = ("accuracy", "uar", "macro_f1")
+
+# The models that are scored, by the name that their stages, data/NAME and metrics/NAME.json have.
+MODELS = {"svm": "MFCC + SVM", "w2v": "wav2vec 2.0"}
+BY_FOLD = ("w2v",)  # those that a stage trains fold by fold, each into a folder of its own
 
 
 def sources(model: str, folds: list[int]) -> list[Path]:
-    """The folders that hold a model's predictions: one for `svm`, one per fold for `w2v`."""
-    return (
-        [Path("data/svm")] if model == "svm" else [Path(f"data/w2v/fold_{fold}") for fold in folds]
-    )
+    """The folders that hold a model's predictions and its line on how they came about."""
+    folder = Path("data", model)
+    return [folder / f"fold_{fold}" for fold in folds] if model in BY_FOLD else [folder]
 
 
 def read(model: str, folds: list[int]) -> pd.DataFrame:
     """The held-out predictions of a model, one row per clip of the given folds, sorted by clip.
 
     Args:
-        model: `svm` (one table, data/svm/predictions.csv) or `w2v` (a table per fold,
-            data/w2v/fold_K/predictions.csv).
-        folds: held-out folds to keep. They come from params.yaml and not from the folders found: a
-            fold that was dropped stays on the disk.
+        model: one of `MODELS`. Its tables are data/MODEL/predictions.csv, or, of a model in
+            `BY_FOLD`, data/MODEL/fold_K/predictions.csv.
+        folds: held-out folds to keep. They come from params.yaml and not from the folders that
+            exist: a fold that was dropped stays on the disk.
 
     Returns:
         The columns of `COLUMNS`; the eight probabilities of a row sum to 1.
@@ -51,21 +57,25 @@ def read(model: str, folds: list[int]) -> pd.DataFrame:
 def per_actor_confusion(predictions: pd.DataFrame) -> np.ndarray:
     """Counts of (actor, actual, predicted): shape (actors, 8, 8), actors ascending, emotions in the
     corpus's order."""
-    by_actor = predictions.groupby("actor")
     return np.stack(
         [
             confusion_matrix(rows["actual"], rows["predicted"], labels=EMOTIONS)
-            for _, rows in by_actor
+            for _, rows in predictions.groupby("actor")
         ]
     )
 
 
 def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, UAR and macro-F1 of confusion matrices with actual emotions in rows, shape (..., 8,
-    8).
+    """Accuracy, UAR and macro-F1, each from 0 to 1, of confusion matrices.
 
     UAR (unweighted average recall) and macro-F1 are means over the emotions that occur, each of
     which counts the same.
+
+    Args:
+        confusion: counts, actual emotions in rows, shape (..., 8, 8).
+
+    Returns:
+        The keys of `RATES`, each of shape (...).
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     actual, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -77,73 +87,128 @@ def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def interval(per_actor: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """95 % bounds of accuracy and UAR: a bootstrap over actors, since clips of one actor are not
-    independent.
+def interval(
+    per_actor: np.ndarray, figure: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, float] | None:
+    """95 % bounds of a figure of counts that are pooled over actors: a t interval over actors.
+
+    Clips of one actor are not independent, actors are. What an actor contributes is its jackknife
+    pseudo-value, n times the figure less n - 1 times the figure without that actor. Of accuracy,
+    with as many clips from each actor, this is the actor's own accuracy.
 
     Args:
-        per_actor: confusion counts, shape (actors, 8, 8).
-        seed: of the resampling.
+        per_actor: counts that add up over actors, shape (actors, ...).
+        figure: of summed counts, shape (...), also of many at a time, shape (many, ...).
 
     Returns:
-        `accuracy_low`, `accuracy_high`, `uar_low`, `uar_high`: the 2.5th and 97.5th percentile.
+        Lower and upper bound, the figure half-way between; None of a single actor, who says nothing
+        about others.
 
-    Source: Field and Welsh (2007), J. R. Statist. Soc. B 69(3), "Bootstrapping clustered data".
+    Source: Tukey (1958), Ann. Math. Statist. 29, p. 614; Miller (1974), Biometrika 61(1), "The
+    jackknife: a review".
     """
     actors = len(per_actor)
-    weights = np.random.default_rng(seed).multinomial(
-        actors, np.full(actors, 1 / actors), size=RESAMPLES
-    )
-    resampled = rates(np.tensordot(weights, per_actor.astype(float), axes=1))
-    return {
-        f"{name}_{bound}": float(np.percentile(resampled[name], percent))
-        for name in ("accuracy", "uar")
-        for bound, percent in (("low", 2.5), ("high", 97.5))
-    }
+    if actors < 2:
+        return None
+    total = per_actor.sum(axis=0)
+    pooled = float(figure(total))
+    contributions = actors * pooled - (actors - 1) * figure(total - per_actor)
+    half_width = stats.t.ppf(0.975, actors - 1) * stats.sem(contributions)
+    return pooled - half_width, pooled + half_width
 
 
-def summary(predictions: pd.DataFrame) -> dict:
-    """All figures of one model, pooled over the held-out clips: see `rates` and `interval`; recall
-    by emotion; mean and standard deviation over folds; the cross-entropy of the probabilities
-    (`log_loss`, in nats: 2.08 for eight equal ones). """  # fmt: skip
-    per_actor = per_actor_confusion(predictions)
-    pooled = per_actor.sum(axis=0)
-    by_fold = {
-        fold: rates(per_actor_confusion(rows).sum(axis=0))
-        for fold, rows in predictions.groupby("fold")
-    }
+def with_bounds(
+    name: str, per_actor: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], least: float
+) -> dict[str, float]:
+    """A figure as NAME, and its bounds, see `interval`, as NAME_low and NAME_high, cut off at
+    `least` and 1, which no figure passes; of a single actor no bounds."""
+    figures = {name: float(figure(per_actor.sum(axis=0)))}
+    bounds = interval(per_actor, figure)
+    if bounds is None:
+        return figures
+    low, high = np.clip(bounds, least, 1)
+    return {**figures, f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def bounded(predictions: pd.DataFrame) -> dict[str, float]:
+    """Accuracy, UAR and macro-F1, pooled over the clips, with 95 % bounds over actors.
+
+    Returns:
+        For each of `RATES`: NAME, NAME_low, NAME_high, from 0 to 1; of a single actor no bounds.
+    """
+    per_actor, figures = per_actor_confusion(predictions), {}
+    for name in RATES:
+        figures |= with_bounds(name, per_actor, lambda counts, name=name: rates(counts)[name], 0)
+    return figures
+
+
+def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+    """How much better `first` predicts the same clips than `second`, with 95 % bounds paired over
+    actors: what is easy or hard about an actor for both cancels out.
+
+    Args:
+        first, second: prediction tables, sorted by clip; clip, actor, actual and predicted suffice.
+
+    Returns:
+        For each of `RATES`: NAME, NAME_low, NAME_high, from -1 to 1; of a single actor no bounds.
+
+    Raises:
+        UserError: the tables do not hold the same clips.
+    """
+    if list(first["clip"]) != list(second["clip"]):
+        raise UserError("the two prediction tables do not hold the same clips; run `dvc repro`")
+    pairs = np.stack([per_actor_confusion(first), per_actor_confusion(second)], axis=1)
+
+    def difference(counts: np.ndarray, name: str) -> np.ndarray:
+        both = rates(counts)[name]
+        return both[..., 0] - both[..., 1]
+
+    figures = {}
+    for name in RATES:
+        figures |= with_bounds(name, pairs, lambda counts, name=name: difference(counts, name), -1)
+    return figures
+
+
+def summary(predictions: pd.DataFrame) -> dict[str, float]:
+    """The figures that a model goes by, pooled over the held-out clips.
+
+    Returns:
+        Accuracy, UAR and macro-F1, the first two with their bounds, see `bounded`; `log_loss`: the
+        cross-entropy of the probabilities in nats, 2.08 for eight equal ones, lower is better. No
+        more, so that `dvc metrics show` fits a screen 120 columns wide.
+    """
+    figures = bounded(predictions)
     of_actual = predictions[list(EMOTIONS)].to_numpy()[
         np.arange(len(predictions)), predictions["actual"].map(EMOTIONS.index)
     ]
     return {
-        **{name: float(rate) for name, rate in rates(pooled).items()},
-        **interval(per_actor),
+        **{name: value for name, value in figures.items() if not name.startswith("macro_f1_")},
         "log_loss": float(-np.log(np.clip(of_actual, 1e-12, None)).mean()),
-        "recall": dict(
-            zip(
-                EMOTIONS,
-                (pooled.diagonal() / np.maximum(pooled.sum(axis=1), 1)).tolist(),
-                strict=True,
-            )
-        ),
-        "over_folds": {
-            f"{name}_{statistic}": float(function([figures[name] for figures in by_fold.values()]))
-            for name in ("accuracy", "uar")
-            for statistic, function in (("mean", np.mean), ("std", np.std))
-        },
-        "fold_accuracy": {
-            str(fold): float(figures["accuracy"]) for fold, figures in by_fold.items()
-        },
     }
 
 
-def by_actor(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and UAR of every actor: actor, fold, clips, accuracy, uar; a row per actor,
-    ascending."""
-    per_actor = rates(per_actor_confusion(predictions))
-    actors = (
-        predictions.groupby("actor")
-        .agg(fold=("fold", "first"), clips=("clip", "size"))
-        .reset_index()
+def by_emotion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Every emotion that occurs, in the corpus's order: emotion, clips, recall, precision, f1."""
+    emotions = [emotion for emotion in EMOTIONS if emotion in set(predictions["actual"])]
+    precision, recall, f1, clips = precision_recall_fscore_support(
+        predictions["actual"], predictions["predicted"], labels=emotions, zero_division=0
     )
-    return actors.assign(accuracy=per_actor["accuracy"].round(4), uar=per_actor["uar"].round(4))
+    return pd.DataFrame(
+        {"emotion": emotions, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
+    )
+
+
+def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Scores of the clips of each fold or of each actor, as `column` says: a row each, ascending.
+
+    Returns:
+        fold; actor, or actors (how many) of a fold; clips; accuracy; uar; macro_f1.
+    """
+    rows = []
+    for value, part in predictions.groupby(column):
+        who = {"fold": value, "actors": part["actor"].nunique()}
+        if column == "actor":
+            who = {"actor": value, "fold": part["fold"].iloc[0]}
+        figures = rates(per_actor_confusion(part).sum(axis=0))
+        rows.append({**who, "clips": len(part), **figures})
+    return pd.DataFrame(rows)

@@ -1,75 +1,70 @@
 """Score the held-out predictions of one model over all folds of params.yaml.
 
-    python -m stages.evaluate svm|w2v
+    python -m stages.evaluate MODEL
 
-Reads:  data/MODEL (predictions.csv and protocol.txt; for w2v one of each per fold),
-        metrics/corpus.json, params `folds`
-Writes: metrics/MODEL.json: accuracy, uar, macro_f1 with 95 % bounds over actors, protocol, recall
-        by emotion, spread over folds metrics/MODEL_confusion.csv: actual, predicted, a row per clip
-        (DVC's confusion plot); MODEL_confusion.png: its picture metrics/MODEL_actors.csv: actor,
-        fold, clips, accuracy, uar
+Reads:  data/MODEL: predictions.csv and protocol.txt, for w2v in a folder per fold;
+        params `corpus`, `folds`
+Writes: metrics/MODEL.json: accuracy, uar, macro_f1, the first two with 95 % bounds over actors
+            (accuracy_low, …), log_loss
+        metrics/MODEL_protocol.txt: how the figures came about, in one line
+        metrics/MODEL_folds.csv: fold, actors, clips, accuracy, uar, macro_f1; a row per fold
+        metrics/MODEL_actors.csv: actor, fold, clips, accuracy, uar, macro_f1; a row per actor
+        metrics/MODEL_emotions.csv: emotion, clips, recall, precision, f1; a row per emotion
+        metrics/MODEL_confusion.csv: actual, predicted; a row per clip, for DVC's confusion plot
+        metrics/MODEL_confusion.png: its picture
 """
 
 import argparse
-import json
-from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
-from ser import params, scoring
+from ser import corpus, params, scoring
 from ser.report import plots
 from ser.run import errors, outputs
 
-TITLES = {"svm": "MFCC + SVM", "w2v": "wav2vec 2.0"}
-CORPORA = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}
 
-
-def protocol(model: str, folds: list[int], predictions: pd.DataFrame, corpus_name: str) -> str:
+def protocol(model: str, folds: list[int], predictions: pd.DataFrame, title: str) -> str:
     """How the figures came about, in one line: corpus, held-out actors of each fold, and what the
     model's stage says of itself."""
-    said = sorted(
-        {(source / "protocol.txt").read_text().strip() for source in scoring.sources(model, folds)}
-    )
+    said = {
+        (source / "protocol.txt").read_text().strip() for source in scoring.sources(model, folds)
+    }
     held_out = " | ".join(
         ",".join(map(str, sorted(set(rows["actor"])))) for _, rows in predictions.groupby("fold")
     )
-    return (
-        f"{CORPORA[corpus_name]}; {len(folds)} folds, held-out actors {held_out}; {'; '.join(said)}"
-    )
+    return f"{title}; {len(folds)} folds, held-out actors {held_out}; {'; '.join(sorted(said))}"
 
 
 @errors.one_line
 def main() -> None:
-    """Read the predictions, write figures, table and picture."""
+    """Read the predictions, write figures, tables and picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=list(TITLES))
+    parser.add_argument("model", choices=list(scoring.MODELS))
     model = parser.parse_args().model
-    matplotlib.use("Agg")
 
-    folds = params.load().folds
-    corpus_name = json.loads(Path("metrics/corpus.json").read_text())["corpus"]
-    predictions = scoring.read(model, folds)
+    settings = params.load()
+    predictions = scoring.read(model, settings.folds)
     figures = scoring.summary(predictions)
     title = (
-        f"{TITLES[model]} on {CORPORA[corpus_name]}\naccuracy {figures['accuracy']:.1%}, UAR {figures['uar']:.1%}, "
-        + (f"{len(predictions)} held-out clips of {predictions['actor'].nunique()} actors")
+        f"{scoring.MODELS[model]} on {corpus.TITLES[settings.corpus]}\n"
+        f"accuracy {figures['accuracy']:.1%}, UAR {figures['uar']:.1%}, "
+        f"{len(predictions)} held-out clips of {predictions['actor'].nunique()} actors"
     )
+    text = protocol(model, settings.folds, predictions, corpus.TITLES[settings.corpus])
+    tables = {
+        "folds": scoring.by_group(predictions, "fold"),
+        "actors": scoring.by_group(predictions, "actor"),
+        "emotions": scoring.by_emotion(predictions),
+        "confusion": predictions[["actual", "predicted"]],
+    }
+    with outputs.whole(f"metrics/{model}_protocol.txt") as path:
+        path.write_text(text + "\n")
+    for name, table in tables.items():
+        with outputs.whole(f"metrics/{model}_{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.4f")
     with outputs.whole(f"metrics/{model}_confusion.png") as path:
         plots.draw(predictions, title, path)
-    with outputs.whole(f"metrics/{model}_confusion.csv") as path:
-        predictions[["actual", "predicted"]].to_csv(path, index=False)
-    with outputs.whole(f"metrics/{model}_actors.csv") as path:
-        scoring.by_actor(predictions).to_csv(path, index=False)
-    outputs.write_json(
-        f"metrics/{model}.json",
-        {
-            "protocol": protocol(model, folds, predictions, corpus_name),
-            "clips": len(predictions),
-            "actors": predictions["actor"].nunique(),
-            **figures,
-        },
-    )
+    outputs.write_json(f"metrics/{model}.json", figures)
     print(title)
 
 

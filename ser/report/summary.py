@@ -1,38 +1,48 @@
-"""The figures of all models that have been scored, as a Markdown table with their protocol.
-
-Reads: metrics/svm.json, metrics/w2v.json, metrics/compare.json, whichever are there
-"""
+"""The figures of all models that have been scored, as a Markdown table with their protocol."""
 
 import json
 from pathlib import Path
 
-NAMES = {"svm": "MFCC + SVM", "w2v": "wav2vec 2.0"}
+import pandas as pd
+
+from ser import scoring
+
+
+def with_bounds(figures: dict[str, float], name: str, style: str = "{:.1f}") -> str:
+    """A figure in percent, or a difference in points, with its bounds, where it has them, such as
+    `66.9 [60.8, 73.0]`."""
+    text = style.format(100 * figures[name])
+    if f"{name}_low" not in figures:
+        return text
+    low, high = (style.format(100 * figures[f"{name}_{bound}"]) for bound in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
+def difference(pair: str, figures: dict[str, float]) -> str:
+    """A line on a pair of models, such as `w2v - svm`, from its figures in compare.json."""
+    titles = " - ".join(scoring.MODELS[model] for model in pair.split(" - "))
+    accuracy, uar = (with_bounds(figures, name, "{:+.1f}") for name in ("accuracy", "uar"))
+    return f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over actors"
 
 
 def lines(folder: Path) -> list[str]:
-    """The table, and a line on each model's protocol, from the JSON files in `folder`."""
-    found = {
-        name: json.loads((folder / f"{name}.json").read_text())
-        for name in NAMES
-        if (folder / f"{name}.json").exists()
+    """The table, a line on each model's protocol and one on each pair of models, from what
+    `evaluate` and `compare` wrote to `folder`."""
+    scored = {
+        model: json.loads((folder / f"{model}.json").read_text())
+        for model in scoring.MODELS
+        if (folder / f"{model}.json").exists()
     }
-    rows = ["| model | clips | accuracy | UAR | macro-F1 |", "|---|---|---|---|---|"]
-    for name, figures in found.items():
-        accuracy, uar = (
-            f"{figures[rate]:.1%} [{figures[f'{rate}_low']:.1%}, {figures[f'{rate}_high']:.1%}]"
-            for rate in ("accuracy", "uar")
-        )
-        rows.append(
-            f"| {NAMES[name]} | {figures['clips']} | {accuracy} | {uar} | {figures['macro_f1']:.1%} |"
-        )
-    rows += ["", "In brackets: 95 % bounds, a bootstrap over actors. Chance is 12.5 %."]
-    rows += [f"{NAMES[name]}: {figures['protocol']}." for name, figures in found.items()]
+    rows = ["| model | clips | accuracy, % | UAR, % | macro-F1, % |", "|---|---|---|---|---|"]
+    for model, figures in scored.items():
+        clips = pd.read_csv(folder / f"{model}_folds.csv")["clips"].sum()
+        cells = [with_bounds(figures, name) for name in scoring.RATES]
+        rows.append(f"| {scoring.MODELS[model]} | {clips} | {' | '.join(cells)} |")
+    rows += ["", "In brackets: 95 % bounds, a t interval over actors. Chance is 12.5 %."]
+    for model in scored:
+        protocol = (folder / f"{model}_protocol.txt").read_text().strip()
+        rows.append(f"{scoring.MODELS[model]}: {protocol}.")
     if (folder / "compare.json").exists():
-        pair = json.loads((folder / "compare.json").read_text())
-        difference, low, high = (
-            100 * pair[f"accuracy_difference{bound}"] for bound in ("", "_low", "_high")
-        )
-        rows.append(
-            f"Difference: {difference:+.1f} points of accuracy [{low:+.1f}, {high:+.1f}], paired over actors."
-        )
+        pairs = json.loads((folder / "compare.json").read_text())
+        rows += [f"{difference(pair, figures)}." for pair, figures in pairs.items()]
     return rows
