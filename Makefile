@@ -1,13 +1,16 @@
-# `make help` lists what there is. Every target first makes .venv from requirements.txt, if it is missing or older.
+# `make help` lists what there is. Every target first makes .venv from requirements.txt, if it is
+# missing or older.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV = .venv/installed
+PYTEST = python -m pytest --numprocesses $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo repro test lint bench lock
+.PHONY: help demo repro test test-fast lint types bench lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary work tree (minutes, offline)
 	@python -m commands.demo
@@ -15,16 +18,22 @@ demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary
 repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
 	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
 
-test: $(VENV)  ## all tests, offline
-	@python -m pytest
+test: $(VENV)  ## all tests, offline; WORKERS=8: on eight processes instead of two
+	@$(PYTEST)
+
+test-fast: $(VENV)  ## the tests that take seconds and need no corpus: under a minute
+	@$(PYTEST) -m "not slow and not real"
 
 lint: $(VENV)  ## style and common mistakes
 	@ruff check . && ruff format --check .
 
+types: $(VENV)  ## the types of ser/ and commands/, by mypy
+	@mypy
+
 bench: $(VENV)  ## the speed and memory claims, measured on this machine
 	@for script in benchmarks/*.py; do echo "== $$script"; python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
-lock: $(VENV)  ## pin requirements.in anew
+lock: $(VENV)  ## pin requirements.in anew, in requirements.txt
 	@python -m pip install --quiet uv && python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	  $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
 	  --output-file requirements.txt requirements.in

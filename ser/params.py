@@ -3,7 +3,7 @@ value is wrong."""
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -191,7 +191,7 @@ def first_problem(error: ValidationError) -> str:
         return message
     *section, key = problem["loc"]
     if problem["type"] == "extra_forbidden":
-        fields = Params.model_fields
+        fields: Any = Params.model_fields
         for name in section:
             fields = fields[name].annotation.model_fields
         near = difflib.get_close_matches(str(key), fields, n=1)

@@ -26,6 +26,22 @@ SHRUNK = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine has not: the genuine corpus, a CUDA device."""
+    marked = {
+        name: [item for item in items if item.get_closest_marker(name)] for name in ("real", "gpu")
+    }
+    if not REAL_CORPUS.exists():
+        for item in marked["real"]:
+            item.add_marker(pytest.mark.skip(reason=f"no genuine corpus in {REAL_CORPUS}"))
+    if marked["gpu"]:
+        import torch  # two seconds, which most runs do without
+
+        if not torch.cuda.is_available():
+            for item in marked["gpu"]:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 class Project:
     """A git checkout of its own, to run commands in as a user would."""
 

@@ -17,10 +17,8 @@ def outputs(lock: str) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
-@pytest.mark.skipif(
-    not REAL_CORPUS.exists(),
-    reason="the genuine corpus is not beside this checkout, in ../shared/ravdess",
-)
+@pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_path):
     committed = {

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from typing import BinaryIO
+from typing import IO
 
 import soundfile
 from tqdm import tqdm
@@ -60,7 +60,7 @@ def locate() -> Path:
 
 
 @contextmanager
-def contents(source: Path) -> Iterator[tuple[list[str], Callable[[str], BinaryIO]]]:
+def contents(source: Path) -> Iterator[tuple[list[str], Callable[[str], IO[bytes]]]]:
     """The names of all files in a folder or zip, relative to its top, and a function that opens one
     of them.
 

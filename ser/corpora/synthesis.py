@@ -17,8 +17,9 @@ is neither trivial nor hopeless.
 """
 
 import itertools
+import statistics
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import lfilter, sosfilt
@@ -118,7 +119,7 @@ def voice(actor: int) -> Voice:
 
 # Relative time that a statement takes, on average: what makes a clip of mean length as long as
 # asked for.
-MEAN_SLOWNESS = np.mean(
+MEAN_SLOWNESS = statistics.fmean(
     [
         1 / (voice(a).tempo * (1 + m.tempo / 100))
         for a, m in itertools.product(corpus.ACTORS, MANNERS.values())
@@ -217,7 +218,7 @@ def clip(job: tuple[Path, float]) -> None:
     """Synthesise the clip that the file name `job[0]` asks for, seeded by that name; `job[1]` is
     the corpus's mean length."""
     path, seconds = job
-    wanted = corpus.describe(path.stem)
+    wanted: dict[str, Any] = corpus.describe(path.stem)
     rng = np.random.default_rng([int(field) for field in path.stem.split("-")])
     speaker, manner = voice(wanted["actor"]), direct(wanted["emotion"], rng)
     length = seconds * (1 - SILENCE) / (speaker.tempo * (1 + manner.tempo / 100)) / MEAN_SLOWNESS

@@ -181,6 +181,6 @@ def pause(left: Retry, refusal: BaseHTTPResponse | None) -> None:
 def innermost(error: BaseException) -> str:
     """What an exception says that requests and urllib3 have wrapped in several of their own, on one
     line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
     return " ".join((getattr(error, "strerror", None) or str(error)).split())

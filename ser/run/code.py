@@ -22,7 +22,8 @@ def imported(module: Path) -> set[Path]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            parent = node.module or ""
+            names = [parent, *(f"{parent}.{alias.name}" for alias in node.names)]
         else:
             continue
         files |= {ROOT / f"{name.replace('.', '/')}.py" for name in names if name}

@@ -112,7 +112,7 @@ def describe(path: Path, settings: params.Mfcc) -> np.ndarray:
         shape = scipy.fft.dct(mfcc[: settings.dct_mfcc], axis=1, norm="ortho")[
             :, : settings.dct_terms
         ]
-        features += [shape.ravel() / np.sqrt(mfcc.shape[1]), [np.log(mfcc.shape[1])]]
+        features += [shape.ravel() / np.sqrt(mfcc.shape[1]), np.log([mfcc.shape[1]])]
     for parts in settings.segments:
         for part in np.array_split(low, parts, axis=1):
             features += [part.mean(axis=1), part.std(axis=1)]
