@@ -20,7 +20,6 @@ from dvc.api import DVCFileSystem
 from dvc_data.index.index import DataIndexDirError
 from scipy import stats
 
-from commands import demo
 from ser import scoring
 from ser.run import errors, experiments
 
@@ -103,7 +102,9 @@ def run(name: str, settings: tuple[str, ...]) -> None:
     """
     words = [word for setting in settings for word in ("-S", setting)]
     command = ["dvc", "exp", "run", "--temp", "--name", f"ablation-{name}", *words, "evaluate@svm"]
-    if subprocess.run(command, env=demo.environment(), stdout=sys.stderr, check=False).returncode:
+    if subprocess.run(
+        command, env=experiments.environment(), stdout=sys.stderr, check=False
+    ).returncode:
         raise errors.UserError(f"ablation-{name} stopped; the lines above say where")
 
 

@@ -8,15 +8,13 @@ Not a stage, but what `make demo` calls. The work tree, the index and params.yam
 Writes: the DVC experiment `demo`; demo/ (git-ignored): its metrics and pictures, for looking at
 """
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 from dvc.api import DVCFileSystem
 
 from ser.report import summary
-from ser.run import errors, outputs
+from ser.run import errors, experiments, outputs
 
 # What differs from params.yaml. The rest of the pipeline is the one that runs on RAVDESS.
 SETTINGS = (
@@ -33,22 +31,6 @@ Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
 On to RAVDESS   make repro (fetches 200 MB from Zenodo; RAVDESS_ARCHIVE=path/to/zip/or/folder saves that)"""
 
 
-def environment() -> dict[str, str]:
-    """The environment for DVC: this interpreter first on PATH, and an identity to commit with where
-    git has none."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    fallback = {
-        f"GIT_{role}_{key}": "demo@localhost"
-        for role in ("AUTHOR", "COMMITTER")
-        for key in ("NAME", "EMAIL")
-    }
-    known = (
-        subprocess.run(["git", "config", "user.email"], capture_output=True, check=False).returncode
-        == 0
-    )
-    return {**({} if known else fallback), **os.environ, "PATH": path}
-
-
 @errors.one_line
 def main() -> None:
     """Run the experiment, copy its metrics and pictures to demo/, print the table and what comes
@@ -56,12 +38,14 @@ def main() -> None:
     settings = [word for setting in SETTINGS for word in ("-S", setting)]
     subprocess.run(
         ["dvc", "exp", "remove", "--quiet", "demo"],
-        env=environment(),
+        env=experiments.environment(),
         stderr=subprocess.DEVNULL,
         check=False,
     )
     if subprocess.run(
-        ["dvc", "exp", "run", "--temp", "--name", "demo", *settings], env=environment(), check=False
+        ["dvc", "exp", "run", "--temp", "--name", "demo", *settings],
+        env=experiments.environment(),
+        check=False,
     ).returncode:
         raise errors.UserError("the pipeline stopped; the lines above say where")
 

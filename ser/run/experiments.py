@@ -1,23 +1,31 @@
-"""Trials as DVC experiments, written straight into git: what an experiment is, a commit on the
-baseline under refs/exps.
+"""DVC experiments: what `dvc exp run` needs to run from here, and experiments written straight into
+git, which are commits on the baseline under refs/exps.
 
-`dvc exp run` or `dvc exp save` would take seconds for each and want a work tree of its own; this
+`dvc exp run` or `dvc exp save` takes seconds for each and wants a work tree of its own; `save`
 takes milliseconds and none.
 """
 
 import os
 import subprocess
+import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
 
 from ser.run.errors import UserError
 
-IDENTITY = {
-    f"GIT_{role}_{key}": "search@localhost"
+IDENTITY = {  # to commit with where git has none
+    f"GIT_{role}_{key}": "experiments@localhost"
     for role in ("AUTHOR", "COMMITTER")
     for key in ("NAME", "EMAIL")
 }
+
+
+def environment() -> dict[str, str]:
+    """The environment for DVC: this interpreter first on PATH, and an identity to commit with."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    email = subprocess.run(["git", "config", "user.email"], capture_output=True, check=False)
+    return {**(IDENTITY if email.returncode else {}), **os.environ, "PATH": path}
 
 
 def git(*arguments: str, text: str | None = None, **env: str) -> str:
@@ -63,12 +71,6 @@ def save(name: str, when: datetime, message: str, files: dict[str, str], stale: 
         files: text of the files that differ or are new, by path.
         stale: git's patterns of files that say nothing about this experiment and are left out.
     """
-    known = (
-        subprocess.run(
-            ["git", "var", "GIT_COMMITTER_IDENT"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
     dates = dict.fromkeys(
         ("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), when.isoformat(timespec="seconds")
     )
@@ -82,7 +84,5 @@ def save(name: str, when: datetime, message: str, files: dict[str, str], stale: 
             blob = git("hash-object", "-w", "--stdin", text=text)
             git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", **index)
         tree = git("write-tree", **index)
-    commit = git(
-        "commit-tree", tree, "-p", "HEAD", "-m", message, **({} if known else IDENTITY), **dates
-    )
+    commit = git("commit-tree", tree, "-p", "HEAD", "-m", message, **environment(), **dates)
     git("update-ref", f"{baseline()}/{name}", commit)
