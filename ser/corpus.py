@@ -17,8 +17,8 @@ CLIPS = 1440
 # What stands beside figures, by the value of `corpus` in params.yaml.
 TITLES = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}
 
-# modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition,
-# actor
+# Modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition and
+# actor.
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 
 
@@ -41,8 +41,8 @@ def describe(clip: str) -> dict[str, str | int]:
     match = NAME.fullmatch(clip)
     if not match:
         raise UserError(
-            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: emotion 01-08, intensity, statement, "
-            "repetition 01-02, actor 01-24"
+            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: "
+            "emotion 01-08, intensity, statement, repetition 01-02, actor 01-24"
         )
     emotion, intensity, statement, repetition, actor = map(int, match.groups())
     if emotion == 1 and intensity == 2:
@@ -64,10 +64,10 @@ def files(folder: str | Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    found = sorted(Path(folder).rglob("*.wav"))
-    if not found:
+    paths = sorted(Path(folder).rglob("*.wav"))
+    if not paths:
         raise UserError(f"{folder}: holds no WAV files; run `dvc repro` in the project's folder")
-    return found
+    return paths
 
 
 def table(paths: Iterable[str | Path]) -> pd.DataFrame:

@@ -1,28 +1,78 @@
-"""Fetch RAVDESS (or take it from where it is, or make the demo corpus), check every file of it, and
-describe it.
+"""Fetch RAVDESS (or take a copy, or make the demo corpus), check every file of it, and describe it.
 
 Reads:  the zip or folder that the environment's RAVDESS_ARCHIVE names, or else Zenodo, or a mirror
-        of it that RAVDESS_URL names; ser/corpora/ravdess.md5: md5 and name of each of the 1440
-        files; params `corpus`, `demo`
+            of it that RAVDESS_URL names
+        ser/corpora/ravdess.md5: md5 and name of each of the 1440 files
+        params `corpus`, `demo`
 Writes: data/raw/Actor_XX/*.wav: the clips as published, or synthetic ones for `corpus: demo`
-        metrics/corpus.json: corpus, clips, actors, seconds, sample_rate (Hz), stereo_files,
-        duplicates (pairs), by_emotion ~/.cache/ravdess/ (or $XDG_CACHE_HOME/ravdess/): the
-        downloaded archive, for the next time
+        metrics/corpus.json: clips, actors, seconds, sample_rate (Hz), stereo_files, duplicates
+            (pairs of files with the same content)
+        metrics/corpus.csv: emotion, clips, actors, seconds; a row per emotion
+        ~/.cache/ravdess/ (or $XDG_CACHE_HOME/ravdess/): the downloaded archive, for the next time
 """
 
-import json
+from pathlib import Path
 
-from ser import params
+import pandas as pd
+import soundfile
+
+from ser import corpus, params
 from ser.corpora import ravdess, transfer
 from ser.run import errors, outputs
 
 
+def measure(folder: Path, md5s: dict[str, str]) -> pd.DataFrame:
+    """The table of the clips in a folder, with what their headers say.
+
+    Args:
+        md5s: the md5 of every clip by its path in `folder`.
+
+    Returns:
+        the columns of `corpus.table`, and path, seconds, rate (Hz), channels, md5.
+    """
+    paths = pd.Series({Path(path).stem: path for path in md5s}, name="path")
+    clips = corpus.table(md5s).join(paths, on="clip")
+    headers = [soundfile.info(folder / path) for path in clips["path"]]
+    return clips.assign(
+        seconds=[header.frames / header.samplerate for header in headers],
+        rate=[header.samplerate for header in headers],
+        channels=[header.channels for header in headers],
+        md5=clips["path"].map(md5s),
+    )
+
+
+def figures(clips: pd.DataFrame) -> dict[str, float]:
+    """What metrics/corpus.json holds."""
+    alike = clips["md5"].value_counts()
+    [rate] = clips["rate"].unique()
+    return {
+        "clips": len(clips),
+        "actors": clips["actor"].nunique(),
+        "seconds": round(clips["seconds"].sum(), 2),
+        "sample_rate": int(rate),
+        "stereo_files": int((clips["channels"] == 2).sum()),
+        "duplicates": int((alike * (alike - 1) // 2).sum()),
+    }
+
+
+def by_emotion(clips: pd.DataFrame) -> pd.DataFrame:
+    """What metrics/corpus.csv holds."""
+    table = clips.groupby("emotion").agg(
+        clips=("clip", "size"), actors=("actor", "nunique"), seconds=("seconds", "sum")
+    )
+    return table.reindex(corpus.EMOTIONS, fill_value=0).round(2)
+
+
 @errors.one_line
 def main() -> None:
-    """Make or fetch the corpus, describe it, and put both in place."""
-    chosen = params.load()
-    source = ravdess.locate() if chosen.corpus == "ravdess" else None
-    with outputs.whole("data/raw") as folder:
+    """Make or fetch the corpus, describe it, and put everything in place together."""
+    settings = params.load()
+    source = ravdess.locate() if settings.corpus == "ravdess" else None
+    with (
+        outputs.whole("data/raw") as folder,
+        outputs.whole("metrics/corpus.json") as summary,
+        outputs.whole("metrics/corpus.csv") as table,
+    ):
         if source:
             print(f"Reading {source}", flush=True)
             md5s = ravdess.read_manifest(ravdess.MANIFEST)
@@ -30,17 +80,17 @@ def main() -> None:
         else:
             from ser.corpora import synthesis  # whose SciPy takes a second to load
 
-            synthesis.write(folder, chosen.demo.takes, chosen.demo.seconds)
-            md5s = {
-                path.relative_to(folder).as_posix(): transfer.checksum(path)
-                for path in folder.rglob("*.wav")
-            }
-        description = json.dumps(ravdess.audit(folder, md5s, chosen.corpus), indent=2)
-        with outputs.whole(
-            "metrics/corpus.json"
-        ) as report:  # in here, so that neither output appears without the other
-            report.write_text(description + "\n")
-    print(description)
+            synthesis.write(folder, settings.demo.takes, settings.demo.seconds)
+            paths = folder.rglob("*.wav")
+            md5s = {path.relative_to(folder).as_posix(): transfer.checksum(path) for path in paths}
+        clips = measure(folder, md5s)
+        summary.write_text(outputs.as_json(figures(clips)), encoding="utf-8", newline="\n")
+        by_emotion(clips).to_csv(table, lineterminator="\n")
+    minutes = clips["seconds"].sum() / 60
+    title = corpus.TITLES[settings.corpus]
+    print(
+        f"{title}: {len(clips)} clips of {clips['actor'].nunique()} actors, {minutes:.1f} minutes"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Split the corpus into folds by actor, so that no voice is ever on both sides.
 
-Reads:  data/raw/Actor_XX/*.wav (the names only), params `split`
+Reads:  data/raw/Actor_XX/*.wav (the names only)
+        params `split`
 Writes: data/folds.csv: clip, actor, gender, emotion, intensity, statement, repetition, fold; a row
-        per clip, sorted by clip
+            per clip, sorted by clip
 """
 
 import pandas as pd
@@ -20,14 +21,13 @@ def assign(clips: pd.DataFrame, folds: list[list[int]]) -> pd.DataFrame:
 @errors.one_line
 def main() -> None:
     """Read the names, assign the folds, write the table."""
-    clips = assign(corpus.table(corpus.files("data/raw")), params.load().split.folds)
+    settings = params.load().split
+    clips = assign(corpus.table(corpus.files("data/raw")), settings.folds)
     with outputs.whole("data/folds.csv") as path:
-        clips.to_csv(path, index=False)
-    print(
-        clips.groupby("fold").agg(
-            actors=("actor", lambda actors: sorted(set(actors))), clips=("clip", "size")
-        )
-    )
+        clips.to_csv(path, index=False, lineterminator="\n")
+    for fold, rows in clips.groupby("fold"):
+        actors = ", ".join(map(str, sorted(set(rows["actor"]))))
+        print(f"fold {fold}: actors {actors}; {len(rows)} clips")
 
 
 if __name__ == "__main__":

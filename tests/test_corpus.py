@@ -1,7 +1,5 @@
 """Names, folds and audio: what the first stages promise."""
 
-from pathlib import Path
-
 import av
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import soundfile
 from conftest import ROOT, one_line
 
 from ser import audio, corpus, params
-from ser.run import errors, outputs
+from ser.run import errors
 from stages import split
 
 CLIPS = [
@@ -28,9 +26,14 @@ def test_the_manifest_is_the_published_corpus():
 
 def test_name_of_a_clip():
     assert corpus.describe("03-01-05-02-01-02-12") == {
-        "clip": "03-01-05-02-01-02-12", "actor": 12, "gender": "female", "emotion": "angry", "intensity": "strong",
-        "statement": 1, "repetition": 2,
-    }  # fmt: skip
+        "clip": "03-01-05-02-01-02-12",
+        "actor": 12,
+        "gender": "female",
+        "emotion": "angry",
+        "intensity": "strong",
+        "statement": 1,
+        "repetition": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,15 +112,3 @@ def test_resample_names_a_file_that_is_not_audio_and_keeps_what_was_made(project
     one_line(project.stage("resample"), "03-01-01-01-01-02-01.wav", "not an audio file")
     assert {path.name for path in made.parent.iterdir()} == {"raw", "audio"}
     assert (made / "03-01-01-01-01-01-01.wav").read_bytes() == b"older"
-
-
-def test_outputs_appear_whole_or_not_at_all(tmp_path):
-    for path, fill in ((tmp_path / "file", Path.touch), (tmp_path / "folder", Path.mkdir)):
-        with pytest.raises(ZeroDivisionError), outputs.whole(path) as partial:
-            fill(partial)
-            1 / 0  # noqa: B018
-        assert not list(tmp_path.glob(".*")) and not path.exists()
-        for _ in range(2):  # the second time in place of the first
-            with outputs.whole(path) as partial:
-                fill(partial)
-        assert path.exists() and not list(tmp_path.glob(".*"))

@@ -6,18 +6,21 @@ resonators. How each emotion changes the voice is one row of `MANNERS`; who spea
 is said is `STATEMENTS`.
 
 Sources of the rows of `MANNERS`:
-    Banse and Scherer (1996), J. Pers. Soc. Psychol. 70: 614-636      pitch, energy and spectrum of
-    14 emotions, 12 actors Cahn (1989), Generating expression in synthesized speech, MIT     rules
-    for synthesis, surprise among them Juslin and Laukka (2003), Psychol. Bull. 129: 770-814
-    review: anger, fear, happiness, sadness, tenderness Murray and Arnott (1993), J. Acoust. Soc.
-    Am. 93: 1097-1108       rules for synthesis, disgust among them Scherer (2003), Speech Commun.
-    40: 227-256                        review of paradigms and acoustic profiles
+    Banse and Scherer (1996), J. Pers. Soc. Psychol. 70: 614-636
+        pitch, energy and spectrum of 14 emotions, 12 actors
+    Cahn (1989), Generating expression in synthesized speech, MIT
+        rules for synthesis, surprise among them
+    Juslin and Laukka (2003), Psychol. Bull. 129: 770-814
+        a review: anger, fear, happiness, sadness, tenderness
+    Murray and Arnott (1993), J. Acoust. Soc. Am. 93: 1097-1108
+        rules for synthesis, disgust among them
+    Scherer (2003), Speech Commun. 40: 227-256
+        a review of paradigms and acoustic profiles
 They agree on most directions; the sizes below are ours, chosen so that telling the emotions apart
 is neither trivial nor hopeless.
 """
 
 import itertools
-import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,31 +41,35 @@ class Manner(NamedTuple):
     glide: float  # of the last third of the statement, semitones: + rises, - falls
     tempo: float  # syllables per second, % above neutral
     loudness: float  # level of the whole statement, dB above neutral
-    tilt: float  # of the glottal source, dB lost at 3 kHz: small is tense and bright, large is lax and dull
+    tilt: float  # of the glottal source, dB lost at 3 kHz: small is tense, large is lax and dull
     jitter: float  # mean deviation of a cycle's length from that of the pitch, %
     breath: float  # level of aspiration noise, dB relative to the glottal source
 
 
 MANNERS = {  #           pitch range glide tempo loud. tilt jitter breath
     "neutral": Manner(    0.0,  4.0, -2.0,    0,  0.0, 11.0,  0.6, -30.0),
-    "calm": Manner(      -1.0,  3.0, -1.0,  -12, -7.0, 17.0,  0.2, -24.0),  # tenderness: low, slow, soft, dull, regular
-    "happy": Manner(      5.0, 11.0,  2.0,   12,  5.0,  7.0,  0.4, -32.0),  # high, wide, fast, fairly loud, very regular
-    "sad": Manner(       -2.5,  2.0, -5.0,  -28, -9.0, 20.0,  2.0, -14.0),  # low, narrow, falling, slow, soft, dull, irregular
-    "angry": Manner(      5.0,  8.0, -1.0,   18, 12.0,  1.0,  1.4, -34.0),  # high, wide, fast, loud, bright, irregular
-    "fearful": Manner(    8.0,  2.5,  1.0,   26, -2.0, 15.0,  3.0, -20.0),  # very high, narrow, fastest, soft, very irregular
-    "disgust": Manner(   -4.0,  5.5, -5.0,  -22,  0.0,  6.0,  2.4, -27.0),  # very low, slow, falling, grumbling
-    "surprised": Manner(  7.0,  8.0,  9.0,    0,  4.0, 10.0,  0.6, -26.0),  # high, wide, steep rise at the end
+    # Tenderness: low, slow, soft, dull, regular.
+    "calm": Manner(      -1.0,  3.0, -1.0,  -12, -7.0, 17.0,  0.2, -24.0),
+    # High, wide, fast, fairly loud, very regular.
+    "happy": Manner(      5.0, 11.0,  2.0,   12,  5.0,  7.0,  0.4, -32.0),
+    # Low, narrow, falling, slow, soft, dull, irregular.
+    "sad": Manner(       -2.5,  2.0, -5.0,  -28, -9.0, 20.0,  2.0, -14.0),
+    # High, wide, fast, loud, bright, irregular.
+    "angry": Manner(      5.0,  8.0, -1.0,   18, 12.0,  1.0,  1.4, -34.0),
+    # Very high, narrow, fastest, soft, very irregular.
+    "fearful": Manner(    8.0,  2.5,  1.0,   26, -2.0, 15.0,  3.0, -20.0),
+    # Very low, slow, falling, grumbling.
+    "disgust": Manner(   -4.0,  5.5, -5.0,  -22,  0.0,  6.0,  2.4, -27.0),
+    # High, wide, with a steep rise at the end.
+    "surprised": Manner(  7.0,  8.0,  9.0,    0,  4.0, 10.0,  0.6, -26.0),
 }  # fmt: skip
-STRAY = Manner(           1.2,  1.2,  1.5,    7,  2.0,  2.5,  0.3,   2.5)  # a clip strays up to this far from its row  # fmt: skip
-STRENGTH = (
-    0.6,
-    1.15,
-)  # and lies this share of the way from neutral to its row: some clips are underplayed, some overplayed
+# A clip lies a share of the way from neutral to its row, drawn from STRENGTH (some are underplayed,
+# some overplayed), and strays from there by up to STRAY.
+STRENGTH = (0.6, 1.15)
+STRAY = Manner(           1.2,  1.2,  1.5,    7,  2.0,  2.5,  0.3,   2.5)  # fmt: skip
 NEUTRAL_LEVEL = -33.0  # RMS of neutral speech, dB relative to full scale
 ROOM_LEVEL = -78.0  # RMS of the noise of the room, which pauses consist of, likewise
-SILENCE = (
-    0.2  # share of a clip of mean length that is silent, half before the speech and half after
-)
+SILENCE = 0.2  # share of a clip of mean length, half of it before the speech and half after
 STEREO = 0.03  # share of the clips that have two identical channels, as a few of RAVDESS have
 
 
@@ -78,20 +85,25 @@ class Sound(NamedTuple):
 # Vowels: men of Peterson and Barney (1952), J. Acoust. Soc. Am. 24: 175-184. Consonants: rough
 # averages of textbook values.
 SOUNDS = {
-    "i": Sound((390, 1990, 2550)), "a": Sound((730, 1090, 2440), length=1.4), "o": Sound((570, 840, 2410), length=1.4),
-    "u": Sound((640, 1190, 2390), length=0.7), "r": Sound((490, 1350, 1690), level=-3.0),
+    "i": Sound((390, 1990, 2550)),
+    "a": Sound((730, 1090, 2440), length=1.4),
+    "o": Sound((570, 840, 2410), length=1.4),
+    "u": Sound((640, 1190, 2390), length=0.7),
+    "r": Sound((490, 1350, 1690), level=-3.0),
     "n": Sound((280, 1300, 2700), level=-9.0, length=0.8),
-    "b": Sound((200, 900, 2300), level=-22.0, length=0.7), "d": Sound((200, 1700, 2600), level=-22.0, length=0.7),
-    "z": Sound((4500, 5800, 7200), voicing=0.3, level=-13.0), "s": Sound((4500, 5800, 7200), voicing=0.0, level=-12.0, length=1.2),
+    "b": Sound((200, 900, 2300), level=-22.0, length=0.7),
+    "d": Sound((200, 1700, 2600), level=-22.0, length=0.7),
+    "z": Sound((4500, 5800, 7200), voicing=0.3, level=-13.0),
+    "s": Sound((4500, 5800, 7200), voicing=0.0, level=-12.0, length=1.2),
     "t": Sound((3200, 4400, 5600), voicing=0.0, level=-16.0, length=0.5),
     "k": Sound((1600, 2600, 3600), voicing=0.0, level=-16.0, length=0.5),
-}  # fmt: skip
-STATEMENTS = (
-    "kidzartokinbaidudor",
-    "dodzarsitinbaidudor",
-)  # kids are talking by the door, dogs are sitting by the door
+}
+# Kids are talking by the door, dogs are sitting by the door.
+STATEMENTS = ("kidzartokinbaidudor", "dodzarsitinbaidudor")
 UPPER_FORMANTS = np.arange(3500, 8000, 1000)  # Hz: a uniform tube of 17.5 cm, closed at one end
-JOINT = 0.012  # share of a statement by which neighbouring sounds reach into each other; less than half of the shortest sound
+# Share of a statement by which neighbouring sounds reach into each other: less than half of the
+# shortest sound.
+JOINT = 0.012
 RINGING = 0.04  # seconds in which a resonator's ringing dies away
 OPEN_QUOTIENT = 0.6  # share of a cycle in which the glottis is open
 
@@ -110,26 +122,29 @@ def voice(actor: int) -> Voice:
 
     Men speak at 95 to 143 Hz through 16.7 to 18.5 cm, women at 170 to 255 Hz through 14 to 15.8 cm.
     """
-    pitch, tract, tempo, level = (
-        actor * np.sqrt([2, 3, 5, 7]) % 1
-    )  # multiples of an irrational number, modulo 1, spread evenly
+    # Multiples of an irrational number, modulo 1, spread evenly.
+    pitch, tract, tempo, level = actor * np.sqrt([2, 3, 5, 7]) % 1
     lowest, longest = (95, 18.5) if actor % 2 else (170, 15.8)
     return Voice(lowest * 1.5**pitch, longest - 1.8 * tract, 0.88 + 0.24 * tempo, 4 * level - 2)
 
 
 # Relative time that a statement takes, on average: what makes a clip of mean length as long as
 # asked for.
-MEAN_SLOWNESS = statistics.fmean(
-    [
-        1 / (voice(a).tempo * (1 + m.tempo / 100))
-        for a, m in itertools.product(corpus.ACTORS, MANNERS.values())
-    ]
+MEAN_SLOWNESS = float(
+    np.mean(
+        [
+            1 / (voice(a).tempo * (1 + m.tempo / 100))
+            for a, m in itertools.product(corpus.ACTORS, MANNERS.values())
+        ]
+    )
 )
 
 
 def glottis(f0: np.ndarray, manner: Manner, rng: np.random.Generator) -> np.ndarray:
-    """Derivative of the flow through the glottis, RMS 1, shape (n,), for a pitch of `f0` Hz, shape
-    (n,).
+    """Derivative of the flow through the glottis, RMS 1, shape (n,).
+
+    Args:
+        f0: pitch, Hz, shape (n,).
 
     The KLGLOTT88 pulse and the one-pole low-pass that tilts its spectrum: Klatt and Klatt (1990),
     J. Acoust. Soc. Am. 87: 820-857.
@@ -144,11 +159,12 @@ def glottis(f0: np.ndarray, manner: Manner, rng: np.random.Generator) -> np.ndar
 
 
 def resonators(formants: np.ndarray) -> np.ndarray:
-    """Second-order sections, shape (n, 6), for n formants in Hz: the cascade of Klatt (1980), J.
-    Acoust. Soc. Am. 67: 971-995."""
-    radius = np.exp(
-        -np.pi * (40 + 0.04 * formants) / RATE
-    )  # bandwidths of 60 Hz at 500 Hz, 180 Hz at 3500 Hz
+    """Second-order sections, shape (n, 6), for n formants in Hz.
+
+    The cascade of Klatt (1980), J. Acoust. Soc. Am. 67: 971-995.
+    """
+    # Bandwidths of 60 Hz at 500 Hz, 180 Hz at 3500 Hz.
+    radius = np.exp(-np.pi * (40 + 0.04 * formants) / RATE)
     a1, a2 = -2 * radius * np.cos(2 * np.pi * formants / RATE), radius**2
     zero = np.zeros_like(a1)
     return np.stack([1 + a1 + a2, zero, zero, zero + 1, a1, a2], axis=1)
@@ -162,8 +178,13 @@ def speak(
     silence: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Samples, shape (n,), full scale 1: `statement`, keys of `SOUNDS`, in `seconds`, with
-    `silence` seconds before and after."""
+    """Samples of a spoken statement, shape (n,), full scale 1.
+
+    Args:
+        statement: keys of `SOUNDS`.
+        seconds: length of the statement.
+        silence: seconds before it, and after it.
+    """
     time = np.arange(round((seconds + 2 * silence) * RATE)) / RATE - silence
     progress = np.clip(time / seconds, 0, 1)
     accents = manner.range / 2 * np.sin(2 * np.pi * (2.5 * progress + rng.uniform()))
@@ -203,8 +224,7 @@ def unit(samples: np.ndarray) -> np.ndarray:
 
 
 def direct(emotion: str, rng: np.random.Generator) -> Manner:
-    """Draw how one clip renders an emotion: on the way from neutral to the emotion's row, and
-    astray."""
+    """Draw how a clip renders an emotion: near the line from neutral to the emotion's row."""
     neutral, full = np.array(MANNERS["neutral"]), np.array(MANNERS[emotion])
     manner = Manner(
         *neutral
@@ -215,8 +235,11 @@ def direct(emotion: str, rng: np.random.Generator) -> Manner:
 
 
 def clip(job: tuple[Path, float]) -> None:
-    """Synthesise the clip that the file name `job[0]` asks for, seeded by that name; `job[1]` is
-    the corpus's mean length."""
+    """Synthesise the clip that a file name asks for, seeded by that name.
+
+    Args:
+        job: its path, and the mean length of the corpus's clips in seconds.
+    """
     path, seconds = job
     wanted: dict[str, Any] = corpus.describe(path.stem)
     rng = np.random.default_rng([int(field) for field in path.stem.split("-")])
@@ -231,10 +254,10 @@ def clip(job: tuple[Path, float]) -> None:
 
 
 def write(folder: Path, takes: int, seconds: float) -> None:
-    """Write `folder`/Actor_XX/03-01-EE-01-SS-RR-AA.wav: 24 actors x 8 emotions x `takes`, 48 kHz
-    PCM_16, mono or stereo.
+    """Write the corpus: Actor_XX/03-01-EE-01-SS-RR-AA.wav, 48 kHz PCM_16, mono or stereo.
 
-    The same bytes for the same arguments, whatever the number of cores.
+    24 actors, 8 emotions, and `takes` clips of each actor and emotion. The same bytes for the same
+    arguments, whatever the number of cores.
 
     Args:
         folder: made if it is not there; must not hold a corpus yet.
@@ -247,11 +270,6 @@ def write(folder: Path, takes: int, seconds: float) -> None:
         home.mkdir(parents=True)
         for emotion in range(1, 1 + len(corpus.EMOTIONS)):
             for repetition, statement in ((1, 1), (1, 2), (2, 1), (2, 2))[:takes]:
-                jobs.append(
-                    (
-                        home
-                        / f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{actor:02}.wav",
-                        seconds,
-                    )
-                )
+                name = f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{actor:02}.wav"
+                jobs.append((home / name, seconds))
     parallel.over(clip, jobs, "synthesise")

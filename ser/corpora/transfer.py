@@ -12,20 +12,20 @@ from urllib3.exceptions import InvalidHeader
 from ser.run.errors import UserError
 
 # Zenodo answers 429 to anonymous libraries and asks clients to say who they are and what for.
-USER_AGENT = "ravdess-pipeline/0.1.0 (speech emotion recognition; fetches the RAVDESS speech archive once and keeps it)"
+USER_AGENT = (
+    "ravdess-pipeline/0.1.0 "
+    "(speech emotion recognition; fetches the RAVDESS speech archive once and keeps it)"
+)
 BLOCK = 1 << 16  # bytes: what a broken connection loses at most
-TIMEOUT = (
-    10,
-    30,
-)  # seconds to connect, and seconds of silence after which a server counts as stalled
-RETRY = Retry(
-    total=5, backoff_factor=1, retry_after_max=120
-)  # pauses of 0, 2, 4, 8, 16 s, or what the server's Retry-After says
+TIMEOUT = (10, 30)  # seconds to connect, and of silence after which a server counts as stalled
+# Pauses of 0, 2, 4, 8 and 16 s, or what the server's Retry-After says.
+RETRY = Retry(total=5, backoff_factor=1, retry_after_max=120)
+# Errors that are worth another attempt.
 PASSING = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
-)  # worth another attempt
+)
 
 
 def download(
@@ -36,8 +36,7 @@ def download(
     retry: Retry = RETRY,
     timeout: tuple[float, float] = TIMEOUT,
 ) -> Path:
-    """Have the file of `size` bytes and checksum `md5` at `path`: from `url`, unless it is there
-    already.
+    """Fetch the file of `size` bytes and checksum `md5` from `url` to `path`, unless it is there.
 
     An unfinished transfer stays beside it as `NAME.part`, and the next run goes on from there. Of
     several processes that want the same file one transfers it, and the others wait for that.
@@ -58,11 +57,12 @@ def download(
         if not path.exists() or checksum(path) != md5:
             part = path.with_name(f"{path.name}.part")
             complete(url, part, size, retry, timeout)
-            found = checksum(part)
-            if found != md5:
+            received = checksum(part)
+            if received != md5:
                 part.unlink()
                 raise UserError(
-                    f"{url}: wrong md5 {found}, expected {md5}: not the published file, or damaged on its way"
+                    f"{url}: wrong md5 {received}, expected {md5}: "
+                    "not the published file, or damaged on its way"
                 )
             part.replace(path)
     return path
@@ -130,9 +130,8 @@ def attempt(
             status = f"HTTP {response.status_code} {response.reason}"
             if response.status_code in (408, 429) or response.status_code >= 500:
                 return status, response.raw
-            if (
-                start and response.status_code == 416
-            ):  # the server's file ends before `start`: what is here is of something else
+            if start and response.status_code == 416:
+                # The server's file ends before `start`: what is here is of something else.
                 part.unlink()
                 return status, None
             if not response.ok:
@@ -149,8 +148,7 @@ def attempt(
 
 
 def store(response: requests.Response, part: Path, start: int, size: int, bar: tqdm) -> None:
-    """Append the body to `part`, which has `start` bytes, or begin it anew if the server ignored
-    the requested range."""
+    """Append the body to `part`, which has `start` bytes; begin anew if the server ignored that."""
     if response.status_code != 206:
         start = 0
         announced = int(response.headers.get("Content-Length", size))
@@ -179,8 +177,7 @@ def pause(left: Retry, refusal: BaseHTTPResponse | None) -> None:
 
 
 def innermost(error: BaseException) -> str:
-    """What an exception says that requests and urllib3 have wrapped in several of their own, on one
-    line."""
+    """What an exception says, without those that requests and urllib3 have wrapped it in."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return " ".join((getattr(error, "strerror", None) or str(error)).split())

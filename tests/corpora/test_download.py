@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 import tomllib
+import tracemalloc
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,8 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers the requests one after the other with the steps of a plan, and the last step ever
-    after."""
+    """Answers the requests one after the other with the steps of a plan, the last step for ever."""
 
     def __init__(self, *plan):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -116,7 +117,8 @@ def unused_url(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{unused.getsockname()[1]}/archive.zip"  # bound and not listening: refused
+        # Bound and not listening: refused.
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}/archive.zip"
 
 
 @pytest.fixture
@@ -303,6 +305,7 @@ CLIPS = {
     "Actor_02/03-01-03-01-02-02-02.wav": 1,  # the same as the one before
 }
 FIRST, *_, LAST = CLIPS
+OLDER = Path("data/raw/older")
 CHILD = """
 import functools, os, resource, sys
 from pathlib import Path
@@ -343,8 +346,8 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(value))
     for name in ("RAVDESS_ARCHIVE", "RAVDESS_URL"):
         monkeypatch.delenv(name, raising=False)
-    for older in (Path("data/raw/older"), Path("metrics/corpus.json")):
-        older.parent.mkdir(parents=True)
+    for older in (Path("data/raw/older"), Path("metrics/corpus.json"), Path("metrics/corpus.csv")):
+        older.parent.mkdir(parents=True, exist_ok=True)
         older.write_text("older")
     return tmp_path
 
@@ -366,7 +369,7 @@ def succeeds(done):
     } == set(CLIPS)
     for name in CLIPS:
         assert Path("data/raw", name).read_bytes() == Path("source", name).read_bytes()
-    return Path("metrics/corpus.json").read_text()
+    return [Path(f"metrics/corpus.{ending}").read_text() for ending in ("json", "csv")]
 
 
 def fails(done, *words):
@@ -379,37 +382,49 @@ def fails(done, *words):
 
 def refuses(monkeypatch, source, *words):
     """The same of `main` within this process, which saves a second for each of many cases."""
-    monkeypatch.setattr(download, "MANIFEST", Path("clips.md5"))
+    monkeypatch.setattr(ravdess, "MANIFEST", Path("clips.md5"))
     monkeypatch.setenv("RAVDESS_ARCHIVE", source)
     with pytest.raises(SystemExit) as exit_:
         download.main()
     unharmed(exit_.value.code, words)
 
 
+def takes(monkeypatch, source, published):
+    """`main` within this process takes the clips, given as content by name, and nothing else."""
+    monkeypatch.setattr(ravdess, "MANIFEST", Path("clips.md5"))
+    monkeypatch.setenv("RAVDESS_ARCHIVE", source)
+    download.main()
+    raw = Path("data/raw")
+    taken = {path.relative_to(raw).as_posix(): path for path in raw.rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in taken.items()} == published
+
+
 def unharmed(line, words):
     assert line.startswith("download: ") and "\n" not in line
     for word in words:
         assert word in line
-    assert Path("data/raw/older").read_text() == Path("metrics/corpus.json").read_text() == "older"
-    assert [path.name for path in (*Path("data").iterdir(), *Path("metrics").iterdir())] == [
-        "raw",
-        "corpus.json",
-    ]
+    left = {path for folder in ("data", "metrics") for path in Path(folder).rglob("*")}
+    files = {Path(f"metrics/corpus.{ending}") for ending in ("json", "csv")} | {OLDER}
+    assert left == files | {Path("data/raw")}
+    assert {path.read_text() for path in files} == {"older"}
 
 
 def test_folder_and_zip_give_the_same(project):
-    for harmless in ("source/README.txt", "source/Actor_01/.DS_Store", "source/Actor_01/._a.wav"):
-        Path(harmless).touch()
-    with zipfile.ZipFile("source.zip", "a") as archive:
-        archive.writestr("__MACOSX/Actor_01/a.wav", b"")
-    Path("source/Actor_02").rename("elsewhere")
-    Path("source/Actor_02").symlink_to("../elsewhere")
     description = succeeds(run(RAVDESS_ARCHIVE="source"))
     assert succeeds(run(RAVDESS_ARCHIVE=str(project / "source.zip"))) == description
-    assert json.loads(description) == {
-        "corpus": "ravdess", "clips": 4, "actors": 2, "seconds": 2.0, "sample_rate": 48_000, "stereo_files": 1, "duplicates": 1,
-        "by_emotion": dict.fromkeys(corpus.EMOTIONS, 0) | {"neutral": 1, "happy": 2, "angry": 1},
-    }  # fmt: skip
+    figures, table = description
+    assert json.loads(figures) == {
+        "clips": 4,
+        "actors": 2,
+        "seconds": 2.0,
+        "sample_rate": 48_000,
+        "stereo_files": 1,
+        "duplicates": 1,
+    }
+    head, *rows = table.splitlines()
+    assert head == "emotion,clips,actors,seconds"
+    assert [row.split(",")[0] for row in rows] == list(corpus.EMOTIONS)
+    assert rows[:3] == ["neutral,1,1,0.5", "calm,0,0,0.0", "happy,2,1,1.0"]
 
 
 def test_downloads_and_needs_no_server_the_second_time(project, start, unused_url):
@@ -451,10 +466,6 @@ def missing(folder):
     (folder / FIRST).unlink()
 
 
-def surplus(folder):
-    shutil.copy(folder / FIRST, folder / "Actor_01/03-01-01-01-01-01-03.wav")
-
-
 def misnamed(folder):
     (folder / LAST).rename(folder / "Actor_02/angry_02.wav")
 
@@ -469,21 +480,134 @@ def empty(folder):
     (folder / LAST).write_bytes(b"")
 
 
-def twice(folder):
-    shutil.copytree(folder, folder / "audio_speech_actors_01-24")
+def nothing_of_it(folder):
+    """The songs, whose names differ in a digit."""
+    for path in folder.rglob("*.wav"):
+        path.rename(path.with_name(path.name.replace("03-01-", "03-02-", 1)))
+
+
+def a_folder_in_its_place(folder):
+    missing(folder)
+    (folder / FIRST).mkdir()
+
+
+def corrupt_twice(folder):
+    corrupt(folder)
+    nested_again(folder)
 
 
 BAD = {
-    missing: ["3 WAV files, expected the 4", f"1 are missing, {FIRST} first"],
-    surplus: ["5 WAV files", "1 do not belong to it, Actor_01/03-01-01-01-01-01-03.wav first"],
-    misnamed: [
-        f"1 are missing, {LAST} first",
-        "1 do not belong to it, Actor_02/angry_02.wav first",
-    ],
-    corrupt: [LAST, "md5", "expected"],
-    empty: [LAST, "md5", "expected"],
-    twice: ["8 WAV files, expected the 4", "audio_speech_actors_01-24/Actor_01/"],
+    missing: [f"1 of the corpus's 4 clips are missing, {FIRST} first"],
+    misnamed: [f"1 of the corpus's 4 clips are missing, {LAST} first"],
+    nothing_of_it: [f"4 of the corpus's 4 clips are missing, {FIRST} first", ravdess.ARCHIVE],
+    a_folder_in_its_place: [f"1 of the corpus's 4 clips are missing, {FIRST} first"],
+    corrupt: [f": {LAST} has md5", "expected", "damaged, or not the published clip"],
+    empty: [f": {LAST} has md5 {hashlib.md5().hexdigest()}, expected"],
+    corrupt_twice: [f": {LAST} has md5", "nor is any of 1 other copies right"],
 }
+
+
+# ---- copies as people have them
+
+
+def as_published(folder):
+    pass
+
+
+def below_a_folder(folder):
+    """As unpacking programs make it, or as a zip made of the folder."""
+    folder.rename("inner")
+    folder.mkdir()
+    Path("inner").rename(folder / "Audio_Speech_Actors_01-24")
+
+
+def nested_again(folder):
+    """As on Kaggle: every clip a second time, below a folder of its own."""
+    shutil.copytree(folder, "inner")
+    Path("inner").rename(folder / "audio_speech_actors_01-24")
+
+
+def beside_other_files(folder):
+    for name in (
+        "README.txt",
+        "Actor_01/.DS_Store",
+        "Actor_01/._03-01-01-01-01-01-01.wav",
+        "__MACOSX/Actor_01/._03-01-01-01-01-01-01.wav",
+        "Actor_01/03-02-01-01-01-01-01.wav",  # a song
+        "Actor_01/03-01-01-01-01-01-03.wav",  # a clip that nobody published
+        "Actor_01/angry.WAV",
+        "Audio_Song_Actors_01-24.zip",
+        "Video_Speech_Actor_01/Actor_01/01-01-01-01-01-01-01.mp4",
+        "Maße/ü.wav",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def without_folders(folder):
+    for path in folder.rglob("*.wav"):
+        path.rename(folder / path.name)
+
+
+def damaged_with_a_good_copy(folder):
+    """What lies outermost is tried first, and here it is not the one that counts."""
+    nested_again(folder)
+    corrupt(folder)
+    (folder / FIRST).write_bytes(b"")
+
+
+GOOD = (
+    as_published,
+    below_a_folder,
+    nested_again,
+    beside_other_files,
+    without_folders,
+    damaged_with_a_good_copy,
+)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("arrange", GOOD, ids=lambda arrange: arrange.__name__)
+def test_a_copy_as_people_have_it_is_taken(project, monkeypatch, capsys, arrange, packed):
+    published = {name: Path("source", name).read_bytes() for name in CLIPS}
+    arrange(project / "source")
+    if packed:
+        shutil.make_archive("source", "zip", "source")
+    takes(monkeypatch, "source.zip" if packed else "source", published)
+    printed = capsys.readouterr().out
+    assert "RAVDESS speech: 4 clips of 2 actors, 0.0 minutes" in printed
+
+
+def test_links_are_followed_but_not_in_circles(project, monkeypatch):
+    published = {name: Path("source", name).read_bytes() for name in CLIPS}
+    Path("source/Actor_02").rename("elsewhere")
+    Path("source/Actor_02").symlink_to("../elsewhere")
+    for name in ("a", "b", "c"):  # followed forty links deep these would be 3 ** 40 folders
+        Path("source", name).symlink_to(".")
+    Path("source/nowhere.wav").symlink_to("nowhere")
+    takes(monkeypatch, "source", published)
+
+
+def test_a_zip_from_windows_or_with_a_name_twice(project, monkeypatch):
+    published = {name: Path("source", name).read_bytes() for name in CLIPS}
+    with zipfile.ZipFile("odd.zip", "w") as archive:
+        for name, content in published.items():
+            archive.writestr(name.replace("/", "\\"), content)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(FIRST.replace("/", "\\"), b"damaged")
+    takes(monkeypatch, "odd.zip", published)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_methods_of_packing(project, monkeypatch, method):
+    published = {name: Path("source", name).read_bytes() for name in CLIPS}
+    with zipfile.ZipFile("odd.zip", "w", method) as archive:
+        for name, content in published.items():
+            archive.writestr(name, content)
+    takes(monkeypatch, "odd.zip", published)
+
+
+# ---- and those that are refused
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
@@ -493,6 +617,58 @@ def test_a_bad_source_is_refused(project, monkeypatch, spoil, packed):
     if packed:
         shutil.make_archive("source", "zip", "source")
     refuses(monkeypatch, "source.zip" if packed else "source", "source", *BAD[spoil])
+
+
+def test_many_copies_of_which_none_is_right_are_not_all_tried(project, monkeypatch):
+    with zipfile.ZipFile("copies.zip", "w") as archive:
+        for number in range(1000):
+            for name in CLIPS:
+                archive.writestr(f"{number}/{name}", b"")
+    tried = []
+    read = zipfile.ZipFile.open
+    monkeypatch.setattr(
+        zipfile.ZipFile, "open", lambda self, *rest: tried.append(rest) or read(self, *rest)
+    )
+    refuses(monkeypatch, "copies.zip", f"0/{FIRST} has md5", "nor is any of 999 other copies right")
+    assert len(tried) == ravdess.COPIES
+
+
+def test_a_zip_damaged_anywhere_is_refused_or_taken_whole(project, monkeypatch):
+    """A thousand damaged zips: every one ends in one line, or in the right clips."""
+    monkeypatch.setattr(ravdess, "MANIFEST", Path("clips.md5"))
+    contents = {name: random.Random(name).randbytes(40) * 3 for name in CLIPS}
+    manifest = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    whole = []
+    for method in methods:
+        with zipfile.ZipFile("small.zip", "w", method) as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
+        whole.append(Path("small.zip").read_bytes())
+    rng, outcomes = random.Random(0), Counter()
+    for case in range(1000):
+        content = bytearray(whole[case % len(whole)])
+        for _ in range(rng.choice([1, 1, 2, 5, 20])):
+            match rng.randrange(4):
+                case 0 | 1:
+                    content[rng.randrange(len(content))] = rng.randrange(256)
+                case 2:
+                    start = rng.randrange(len(content))
+                    del content[start : start + rng.randrange(1, 9)]
+                case 3:
+                    start = rng.randrange(len(content))
+                    content[start:start] = rng.randbytes(rng.randrange(1, 9))
+        Path("damaged.zip").write_bytes(content)
+        target = Path("target", str(case))
+        try:
+            ravdess.unpack(Path("damaged.zip"), target, manifest)
+        except UserError as error:
+            assert "\n" not in str(error), case
+            outcomes["refused"] += 1
+            continue
+        assert {name: (target / name).read_bytes() for name in CLIPS} == contents, case
+        outcomes["taken"] += 1
+    assert outcomes["refused"] > 600 and outcomes["taken"] > 20, outcomes
 
 
 @pytest.mark.parametrize(
@@ -534,11 +710,34 @@ def encrypted(path):
 
 
 @pytest.mark.parametrize(
-    "spoil", [cut_short, no_zip, nothing, bit_rot, encrypted], ids=lambda spoil: spoil.__name__
+    ("spoil", "words"),
+    {
+        cut_short: "not a zip, or one cut short or damaged: ",
+        no_zip: "not a zip, or one cut short or damaged: ",
+        nothing: "not a zip, or one cut short or damaged: ",
+        bit_rot: "Actor_02/03-01-03-01-02-01-02.wav cannot be read: Bad CRC-32",
+        encrypted: f"{FIRST} cannot be read: ",
+    }.items(),
+    ids=lambda spoil: getattr(spoil, "__name__", ""),
 )
-def test_a_bad_zip_is_refused(project, monkeypatch, spoil):
+def test_a_bad_zip_is_refused(project, monkeypatch, spoil, words):
     spoil(project / "source.zip")
-    refuses(monkeypatch, "source.zip", "source.zip: not a zip, or one cut short or damaged: ")
+    refuses(monkeypatch, "source.zip", f"source.zip: {words}")
+
+
+def test_a_bomb_is_refused_and_fills_nothing(project, monkeypatch):
+    """A gigabyte of zeros under the name of a clip, in as many bytes as a few clips have."""
+    with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in CLIPS:
+            with archive.open(name, "w") as member:
+                for _ in range(64 if name == FIRST else 0):
+                    member.write(bytes(1 << 24))
+    assert zipfile.ZipFile("bomb.zip").getinfo(FIRST).file_size == 1 << 30
+    assert Path("bomb.zip").stat().st_size < 10 << 20
+    tracemalloc.start()
+    refuses(monkeypatch, "bomb.zip", f"{FIRST} is larger than 16 MB, which no clip is")
+    assert tracemalloc.get_traced_memory()[1] < 5 * ravdess.LARGEST
+    tracemalloc.stop()
 
 
 def test_bad_sources_in_a_process_of_their_own(project):
@@ -580,10 +779,11 @@ def test_the_demo_corpus(project):
     )
     done = run("-m", "stages.download", RAVDESS_ARCHIVE="ignored", RAVDESS_URL="ignored")
     assert done.returncode == 0, done.stderr
+    assert "SYNTHETIC demo corpus, not RAVDESS" in done.stdout
     description = json.loads(Path("metrics/corpus.json").read_text())
-    assert (description["corpus"], description["clips"], description["actors"]) == ("demo", 192, 24)
-    assert "synthetic" in description["note"] and "not RAVDESS" in description["note"]
-    assert description["by_emotion"] == dict.fromkeys(corpus.EMOTIONS, 24)
+    assert (description["clips"], description["actors"]) == (192, 24)
+    rows = Path("metrics/corpus.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:3] for row in rows] == [[name, "24", "24"] for name in corpus.EMOTIONS]
     assert (description["sample_rate"], description["duplicates"]) == (48_000, 0)
     assert 0.4 < description["seconds"] / description["clips"] < 0.6
     assert len(list(Path("data/raw").glob("Actor_*/*.wav"))) == 192
@@ -605,6 +805,5 @@ def test_the_manifest_lists_the_published_corpus(project):
 def test_the_stage_itself_checks_against_the_committed_manifest(project):
     fails(
         run("-m", "stages.download", RAVDESS_ARCHIVE="source"),
-        "4 WAV files, expected the 1440",
-        "are missing, Actor_01/03-01-01-01-01-02-01.wav first",
+        "1436 of the corpus's 1440 clips are missing, Actor_01/03-01-01-01-01-02-01.wav first",
     )
