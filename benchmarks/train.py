@@ -34,7 +34,6 @@ from accelerate import Accelerator
 from ser import params
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, finetuning
-from ser.encoder.classifier import Classifier
 from ser.encoder.clips import Clips, write
 from ser.encoder.training import Training
 
@@ -74,8 +73,7 @@ def write_checkpoint(folder: Path, config: Path | None) -> None:
     (folder / "config.json").write_text(
         (config / "config.json").read_text() if config else json.dumps(BASE)
     )
-    model = checkpoint.load(folder, "random", 0)
-    model.base_model.save_pretrained(folder)
+    checkpoint.load(folder, "random", 0).save(folder)
 
 
 def ours(folder: Path, options: argparse.Namespace) -> dict:
@@ -91,15 +89,11 @@ def ours(folder: Path, options: argparse.Namespace) -> dict:
     )
     began = time.perf_counter()
     arrow = folder / "clips.arrow"
-    write(
-        arrow,
-        ((f"{number:04}", one) for number, one in enumerate(samples)),
-        folder / "checkpoint",
-        settings,
-    )
+    encoder = checkpoint.load(folder / "checkpoint", "random", 0)
+    write(arrow, ((f"{number:04}", encoder.prepare(clip)) for number, clip in enumerate(samples)))
     cached = time.perf_counter() - began
-    classifier = Classifier(finetuning.for_training(folder / "checkpoint", settings))
-    clips = Clips(arrow, classifier.model.config.conv_dim[-1])
+    classifier = finetuning.for_training(folder / "checkpoint", settings)
+    clips = Clips(arrow)
     accelerator = Accelerator(mixed_precision=finetuning.mixed_precision(settings.precision))
     training = Training(
         classifier, clips, labels, np.arange(len(labels)), np.arange(0), settings, 0, accelerator

@@ -121,14 +121,6 @@ class Finetuning(Section):
     precision: Literal["auto", "fp32", "bf16"]
     seed: int = Field(ge=0, lt=2**32)
 
-    @model_validator(mode="after")
-    def speed_needs_samples(self) -> "Finetuning":
-        if self.speed and self.freeze_cnn:
-            raise ValueError(
-                f"speed = {self.speed}: needs freeze_cnn: false, since a frozen CNN sees each clip only once"
-            )
-        return self
-
 
 class Search(Section):
     """How `commands.search` searches, and in which spaces: `ser.search.space` reads and checks

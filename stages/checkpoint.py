@@ -14,7 +14,6 @@ from pathlib import Path
 from ser import params
 from ser.encoder import checkpoint, hub
 from ser.run import errors, outputs
-from ser.run.errors import UserError
 
 
 @errors.one_line
@@ -25,18 +24,16 @@ def main() -> None:
     with outputs.whole("data/checkpoint") as folder:
         folder.mkdir()
         hub.collect(settings.checkpoint, settings.revision, folder)
-        model = checkpoint.load(folder, settings.checkpoint, seed=0)
-        if settings.freeze_cnn and checkpoint.weights(folder) is None:
-            raise UserError(
-                f"freeze_cnn = true: {settings.checkpoint} has no weights to freeze; from scratch, -S freeze_cnn=false"
-            )
-    size = sum(parameter.numel() for parameter in model.parameters())
+        encoder = checkpoint.load(folder, settings.checkpoint, seed=0)
+    size = sum(parameter.numel() for parameter in encoder.parameters())
     origin = (
         "pretrained"
         if checkpoint.weights(Path("data/checkpoint"))
         else "configuration only, weights drawn at random"
     )
-    print(f"{settings.checkpoint}: {type(model).__name__}, {size / 1e6:.1f} M parameters, {origin}")
+    print(
+        f"{settings.checkpoint}: {type(encoder.model).__name__}, {size / 1e6:.1f} M parameters, {origin}"
+    )
 
 
 if __name__ == "__main__":

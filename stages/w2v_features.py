@@ -1,39 +1,58 @@
-"""Compute once what stays the same in every epoch, fold and experiment: the frozen CNN's output for
-each clip, or its samples.
+"""Compute once what stays the same for a clip in every epoch, fold and experiment: what the encoder
+takes for input.
 
-The CNN takes each clip alone and unpadded, since the base checkpoints normalise over time.
+Each clip is prepared alone and unpadded: by the frozen CNN of wav2vec 2.0 and its kin, whose base
+checkpoints normalise over time, or as a log-mel spectrogram for Whisper.
 
-Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn` and `trim_db`
-Writes: data/features/clips.arrow: clip, length, values; a row per clip, sorted by clip. With a
-        frozen CNN `length` counts frames and `values` are its output, float32, frame by frame; else
-        `length` counts samples and `values` are these, level-normalised if the checkpoint's
-        preprocessor wants that.
+Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn`, `speed` and `trim_db`
+Writes: data/features/clips.arrow: clip, length, values; a row per clip, sorted by clip.
+        `values` are float32, frame by frame, and `length` counts the frames:
+          wav2vec 2.0 and its kin, CNN frozen    the CNN's output, a frame per 20 ms
+          the same, CNN trained                  samples, level-normalised if the checkpoint's
+                                                 preprocessor wants that
+          Whisper                                log-mel spectrogram, a frame per 10 ms
+        With `speed` above 0 nothing of this stays the same: `values` are samples.
 """
 
 from pathlib import Path
 
-from tqdm import tqdm
+import librosa
+import numpy as np
+import torch
 
-from ser import audio, params
+from ser import audio, corpus, params
 from ser.encoder import checkpoint, clips
-from ser.run import errors, outputs
+from ser.run import errors, outputs, parallel
+
+CHECKPOINT = Path("data/checkpoint")
 
 
 @errors.one_line
 def main() -> None:
-    """Run over every clip."""
+    """Run over every clip, on all cores or one GPU."""
+    settings = params.load()
     checkpoint.quiet()
-    paths = tqdm(
-        sorted(Path("data/audio").glob("*.wav")), desc="features", unit="clip", mininterval=1
-    )
+    if settings.freeze_cnn and checkpoint.weights(CHECKPOINT) is None:
+        raise errors.UserError(
+            f"freeze_cnn = true: {settings.checkpoint} has no weights to freeze; "
+            "from scratch, -S freeze_cnn=false"
+        )
+    encoder = checkpoint.load(CHECKPOINT, settings.checkpoint, 0, settings.freeze_cnn).eval()
+    encoder.regularisation(settings)  # refuses a `speed` that the frozen CNN does not allow
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)  # every core has a clip of its own
+
+    def prepare(path: Path) -> tuple[str, np.ndarray]:
+        samples = audio.read(path)
+        if settings.trim_db:
+            samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db)
+        encoder.check_length(path.stem, len(samples))
+        return path.stem, samples if settings.speed else encoder.prepare(samples)
+
     with outputs.whole("data/features") as folder:
         folder.mkdir()
-        clips.write(
-            folder / "clips.arrow",
-            ((path.stem, audio.read(path)) for path in paths),
-            Path("data/checkpoint"),
-            params.load(),
-        )
+        prepared = parallel.streamed(prepare, corpus.files("data/audio"), "w2v_features")
+        clips.write(folder / "clips.arrow", prepared)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from tqdm import tqdm
 from ser import params
 from ser.corpus import EMOTIONS
 from ser.encoder import card, checkpoint, finetuning
-from ser.encoder.classifier import Classifier
 from ser.encoder.clips import Clips
 from ser.encoder.finetuning import CHECKPOINT, FEATURES, FOLDS
 from ser.encoder.training import Training
@@ -110,8 +109,8 @@ def main() -> None:
     known = sorted(set(table["fold"]))
     if fold not in known:
         raise errors.UserError(f"fold {fold}: not in {FOLDS}; expected one of {known}")
-    model = finetuning.for_training(CHECKPOINT, settings)
-    clips = Clips(FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
+    encoder = finetuning.for_training(CHECKPOINT, settings)
+    clips = Clips(FEATURES)
     table = table.set_index("clip").loc[clips.names].reset_index()
     labels = table["emotion"].map(EMOTIONS.index).to_numpy()
     held_out = (table["fold"] == fold).to_numpy()
@@ -127,7 +126,7 @@ def main() -> None:
     )
     accelerator.init_trackers(f"fold_{fold}")
     training = Training(
-        Classifier(model),
+        encoder,
         clips,
         labels,
         np.flatnonzero(~held_out & ~inner),

@@ -10,94 +10,92 @@ import transformers
 from safetensors import SafetensorError
 
 from ser import audio, corpus
-from ser.encoder.scratch import FILTER_TAPS, filter_bank
+from ser.encoder.families.encoder import HEAD, Encoder
+from ser.encoder.families.waveform import Waveform
+from ser.encoder.families.whisper import Whisper
 from ser.run.errors import UserError
 
-# Encoders of raw waveforms built alike: a CNN, a projection, a transformer; tests/test_w2v.py tests
-# each for exactness. data2vec-audio is not among them: in its stack of positional convolutions
-# padding leaks into the clip.
-ARCHITECTURES = ("wav2vec2", "hubert", "wavlm", "unispeech-sat")
-HEAD = ("projector.", "classifier.", "layer_weights")
-# What checkpoints hold beside the encoder: heads of pretraining and of speech recognition, and an
-# embedding only SpecAugment needs.
-OTHER_HEADS = (
-    "quantizer.",
-    "project_hid.",
-    "project_q.",
-    "lm_head.",
-    "speaker_proj.",
-    "label_embeddings",
-    "masked_spec_embed",
-)
+FAMILIES = (Waveform, Whisper)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
+CLASSIFIERS = ("ForSequenceClassification", "ForAudioClassification")
 
 
-def read_config(folder: Path, name: str) -> transformers.PreTrainedConfig:
-    """The configuration of the checkpoint in `folder`, which messages call `name`.
+def family(config: transformers.PreTrainedConfig) -> type[Encoder]:
+    """The family of a checkpoint that `read_config` let pass."""
+    return next(family for family in FAMILIES if config.model_type in family.TYPES)
+
+
+def read_config(
+    folder: Path, name: str
+) -> tuple[transformers.PreTrainedConfig, transformers.FeatureExtractionMixin]:
+    """Configuration and feature extractor of the checkpoint in `folder`, which messages call
+    `name`. Code that may lie beside them is not run.
 
     Raises:
-        UserError: it is missing or broken, of an architecture that does not fit, or a classifier of
-            other labels than ours.
+        UserError: a file is missing or broken, the architecture does not fit, or it is a classifier
+            of other labels than ours.
     """
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).exists():
             raise UserError(
-                f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json and, if pretrained, weights"
+                f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json "
+                "and, if pretrained, weights"
             )
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(
+            folder, trust_remote_code=False
+        )
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
-            f"{name}: not a configuration that transformers knows: {' '.join(str(error).split())[:150]}"
+            f"{name}: not a configuration that transformers knows: "
+            f"{' '.join(str(error).split())[:150]}"
         ) from None
-    if config.model_type not in ARCHITECTURES or getattr(config, "add_adapter", False):
+    known = [kind for family in FAMILIES for kind in family.TYPES]
+    if config.model_type not in known:
         raise UserError(
-            f"{name}: architecture {config.model_type} does not fit; expected {', '.join(ARCHITECTURES)} without adapter"
+            f"{name}: architecture {config.model_type} does not fit; expected {', '.join(known)}"
         )
     if extractor.sampling_rate != audio.SAMPLE_RATE:
         raise UserError(
             f"{name}: expects {extractor.sampling_rate} Hz audio; only {audio.SAMPLE_RATE} Hz fits"
         )
-    classifier = any(
-        architecture.endswith("ForSequenceClassification")
-        for architecture in config.architectures or []
-    )
+    if problem := family(config).problem(config, extractor):
+        raise UserError(f"{name}: architecture {config.model_type} {problem}")
+    classifier = any(kind.endswith(CLASSIFIERS) for kind in config.architectures or [])
     labels = [config.id2label[index] for index in range(config.num_labels)]
     if classifier and labels != list(corpus.EMOTIONS):
         raise UserError(
-            f"{name}: fine-tuned to tell apart {', '.join(labels)}; expected our {', '.join(corpus.EMOTIONS)}, or none"
+            f"{name}: fine-tuned to tell apart {', '.join(labels)}; "
+            f"expected our {', '.join(corpus.EMOTIONS)}, or none"
         )
-    return config
+    return config, extractor
 
 
 def weights(folder: Path) -> Path | None:
-    """The file of weights in a checkpoint's folder; None where there is but a configuration, to be
-    trained from scratch."""
-    return next(
-        (
-            folder / name
-            for name in ("model.safetensors", "pytorch_model.bin")
-            if (folder / name).exists()
-        ),
-        None,
-    )
+    """The file of weights in a checkpoint's folder; None where there is but a configuration, whose
+    weights are drawn at random."""
+    return next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
 
 
-def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.PreTrainedModel:
-    """A model that classifies our emotions: the checkpoint's weights under a new head, or all
-    weights new if it has none.
+def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes: object) -> Encoder:
+    """An encoder under a head for our emotions: the checkpoint's weights, or all weights new if it
+    has none. The head is new unless the checkpoint has one for our emotions.
 
     Args:
-        folder: holds config.json, preprocessor_config.json and perhaps weights.
+        folder: holds config.json, preprocessor_config.json and perhaps weights, of any precision;
+            here they are float32.
         name: what messages call the checkpoint.
         seed: of the new weights.
+        freeze_cnn: whether the convolutions stay as they are.
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
         UserError: what `read_config` refuses; weights that do not fit the configuration; a
             fine-tuned head that would not be loaded but silently made anew.
     """
-    config = read_config(folder, name)
+    config, extractor = read_config(folder, name)
+    kind = family(config)
     names = dict(enumerate(corpus.EMOTIONS))
     config.update(
         {"id2label": names, "label2id": {name: index for index, name in names.items()}, **changes}
@@ -105,11 +103,8 @@ def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.
     torch.manual_seed(seed)
     if weights(folder) is None:
         model = transformers.AutoModelForAudioClassification.from_config(config)
-        first = model.base_model.feature_extractor.conv_layers[0].conv
-        channels, _, taps = first.weight.shape
-        if taps >= FILTER_TAPS and channels % 4 == 0:
-            first.weight.data.copy_(filter_bank(channels, taps))
-        return model
+        kind.start(model)
+        return kind(model, extractor, name, freeze_cnn)
     try:
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder, config=config, dtype=torch.float32, output_loading_info=True
@@ -126,7 +121,9 @@ def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.
             f"{name}: weights do not load: {' '.join(str(error).split())[:200]}"
         ) from None
     strange = sorted(
-        key for key in report["unexpected_keys"] if not any(head in key for head in OTHER_HEADS)
+        key
+        for key in report["unexpected_keys"]
+        if not any(part in key for part in kind.OTHER_WEIGHTS)
     )
     missing = sorted(
         key
@@ -138,7 +135,7 @@ def load(folder: Path, name: str, seed: int, **changes: object) -> transformers.
         raise UserError(
             f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently"
         )
-    return model
+    return kind(model, extractor, name, freeze_cnn)
 
 
 def quiet() -> None:

@@ -1,22 +1,22 @@
 """A fine-tuning assembled from checkpoint, stored clips and params, for the stage and for the
 search alike."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import nn
 
 from ser import params
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, training
-from ser.encoder.classifier import Classifier, Dropout
 from ser.encoder.clips import Clips
-from ser.run.errors import UserError
+from ser.encoder.families.encoder import Encoder
+from ser.encoder.layers import Dropout
 
 CHECKPOINT, FEATURES, FOLDS = (
     Path("data/checkpoint"),
@@ -25,47 +25,26 @@ CHECKPOINT, FEATURES, FOLDS = (
 )
 
 
-def for_training(folder: Path, settings: params.Params) -> transformers.PreTrainedModel:
-    """`load`, regularised and frozen as the params say."""
-    model = checkpoint.load(
+def for_training(folder: Path, settings: params.Params) -> Encoder:
+    """The encoder, regularised and frozen as the params say."""
+    config, _ = checkpoint.read_config(folder, settings.checkpoint)
+    changes, notes = checkpoint.family(config).regularisation(settings)
+    for note in notes:
+        print(f"w2v_finetune: {note}", file=sys.stderr)
+    encoder = checkpoint.load(
         folder,
         settings.checkpoint,
         settings.seed,
+        settings.freeze_cnn,
         trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
-        hidden_dropout=settings.dropout,
-        feat_proj_dropout=settings.dropout,
-        attention_dropout=settings.attention_dropout,
-        layerdrop=settings.layerdrop,
-        apply_spec_augment=settings.mask_time_prob + settings.mask_feature_prob > 0,
-        mask_time_prob=settings.mask_time_prob,
-        mask_time_length=settings.mask_time_length,
-        mask_feature_prob=settings.mask_feature_prob,
-        mask_feature_length=settings.mask_feature_length,
         use_weighted_layer_sum=settings.weighted_layer_sum,
+        **changes,
     )
-    for module in model.modules():
+    for module in encoder.modules():
         if type(module) is nn.Dropout:
             module.__class__ = Dropout
-    encoder = model.base_model
-    layers = encoder.encoder.layers
-    if settings.frozen_layers > len(layers):
-        raise UserError(
-            f"frozen_layers = {settings.frozen_layers}: {settings.checkpoint} has {len(layers)} layers"
-        )
-    if settings.freeze_cnn:
-        encoder.feature_extractor.requires_grad_(False)
-    if (
-        settings.frozen_layers
-    ):  # what lies below them would get its gradient through them: frozen as well
-        for module in (
-            encoder.feature_projection,
-            encoder.encoder.pos_conv_embed,
-            *layers[: settings.frozen_layers],
-        ):
-            module.requires_grad_(False)
-        if hasattr(encoder, "masked_spec_embed"):
-            encoder.masked_spec_embed.requires_grad_(False)
-    return model
+    encoder.freeze(settings.frozen_layers)
+    return encoder
 
 
 def mixed_precision(wanted: str) -> str:
@@ -121,7 +100,7 @@ def inputs(clips: Iterable[str]) -> Iterator[bytes]:
     bytes."""
     for file in sorted(CHECKPOINT.iterdir()):
         yield file.read_bytes()
-    store = Clips(FEATURES, None)
+    store = Clips(FEATURES)
     for number in np.flatnonzero(np.isin(store.names, list(clips))):
         yield store.table[int(number)]["values"].tobytes()
 
@@ -132,15 +111,14 @@ def prepare(
     """A training on the actors outside the fold, with or without one more fold held out; and the
     clips by number."""
     checkpoint.quiet()
-    model = for_training(CHECKPOINT, settings)
-    store = Clips(FEATURES, model.config.conv_dim[-1] if settings.freeze_cnn else None)
+    classifier = for_training(CHECKPOINT, settings)
+    store = Clips(FEATURES)
     table = pd.read_csv(FOLDS).set_index("clip").loc[store.names].reset_index()
     known = sorted(set(table["fold"]))
     apart = (table["fold"] == inner_fold(fold, known)).to_numpy() & inner
     numbers = np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart)
     labels = table["emotion"].map(EMOTIONS.index).to_numpy()
     accelerator = Accelerator(mixed_precision=mixed_precision(settings.precision))
-    classifier = Classifier(model)
     return training.Training(
         classifier, store, labels, numbers, np.flatnonzero(apart), settings, fold, accelerator
     ), table

@@ -8,9 +8,9 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub
 
 from ser.encoder import checkpoint
+from ser.encoder.checkpoint import WEIGHTS
 from ser.run.errors import UserError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
 FILES = ("config.json", "preprocessor_config.json", *WEIGHTS)
 
 

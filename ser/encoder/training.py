@@ -1,6 +1,7 @@
 """The training loop's parts: what one optimizer step does, what it leaves behind, and what a
 stopped training needs to go on."""
 
+from collections.abc import Callable
 from itertools import accumulate
 
 import numpy as np
@@ -13,14 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from ser.corpus import EMOTIONS
 from ser.encoder import schedule
-from ser.encoder.checkpoint import HEAD
-from ser.encoder.classifier import Classifier
-from ser.encoder.clips import Clips
+from ser.encoder.clips import Clips, respeed
+from ser.encoder.families.encoder import HEAD, Encoder
 from ser.params import Params
 from ser.run.errors import UserError
 
 
-def make_optimizer(classifier: Classifier, settings: Params) -> torch.optim.AdamW:
+def make_optimizer(classifier: Encoder, settings: Params) -> torch.optim.AdamW:
     """AdamW with a learning rate of its own for the head, and weight decay of matrices and kernels
     only."""
     groups = {}
@@ -51,7 +51,7 @@ class Training:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Encoder,
         clips: Clips,
         labels: np.ndarray,
         numbers: np.ndarray,
@@ -74,8 +74,9 @@ class Training:
             UserError: SpecAugment's spans are longer than the shortest clip.
         """
         shortest = torch.tensor(clips.lengths[numbers].min())
-        if not settings.freeze_cnn:
-            shortest = classifier.frames(shortest)
+        if settings.speed:  # samples are stored
+            shortest = torch.tensor(len(classifier.prepare(np.zeros(int(shortest), np.float32))))
+        shortest = classifier.frames(shortest)
         if settings.mask_time_prob and settings.mask_time_length > shortest / (1 + settings.speed):
             raise UserError(
                 f"mask_time_length = {settings.mask_time_length}: the shortest clip has {int(shortest)} frames"
@@ -175,9 +176,9 @@ class Training:
         ]:
             seed = np.random.SeedSequence([self.settings.seed, self.fold, self.done, number])
             set_seed(int(seed.generate_state(1)[0]))
-            inputs, lengths = self.clips.batch(batch[part], self.settings.speed)
+            inputs, lengths = self.clips.batch(batch[part], self.change(self.settings.speed))
             with accelerator.autocast():
-                logits = self.classifier(inputs.to(device), lengths.to(device)).float()
+                logits = self.classifier(inputs.to(device), lengths).float()
             losses = cross_entropy(
                 logits,
                 truth[part],
@@ -196,6 +197,15 @@ class Training:
                 parameter.grad = accelerator.reduce(mine, "sum")
         return accelerator.reduce(found, "sum").cpu()
 
+    def change(self, speed: float) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What makes an input for the encoder of a stored clip, at up to `speed` times its speed:
+        None where inputs are stored."""
+        if not self.settings.speed:
+            return None
+        return lambda samples: self.classifier.prepare(
+            respeed(samples, speed) if speed else samples
+        )
+
     @torch.inference_mode()
     def probabilities(self, numbers: np.ndarray) -> np.ndarray:
         """Probabilities of the emotions for these clips, shape (n, 8), in full precision whatever
@@ -206,10 +216,8 @@ class Training:
         found = torch.zeros(len(numbers), len(EMOTIONS), dtype=torch.float64, device=device)
         self.classifier.eval()
         for part in parts[accelerator.process_index :: accelerator.num_processes]:
-            inputs, lengths = self.clips.batch(numbers[part])
-            found[part] = (
-                self.classifier(inputs.to(device), lengths.to(device)).double().softmax(-1)
-            )
+            inputs, lengths = self.clips.batch(numbers[part], self.change(0))
+            found[part] = self.classifier(inputs.to(device), lengths).double().softmax(-1)
         self.classifier.train()
         return accelerator.reduce(found, "sum").cpu().numpy()
 

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import joblib
@@ -18,6 +18,15 @@ def over(function: Callable, items: Iterable, desc: str, unit: str = "clip") -> 
         list(items), desc=desc, unit=unit, mininterval=1
     )  # of items handed out: no backend can be without that
     return joblib.Parallel(n_jobs=-1)(joblib.delayed(function)(item) for item in items)
+
+
+def streamed(function: Callable, items: Iterable, desc: str, unit: str = "clip") -> Iterator:
+    """Like `over`, in threads, and each result is yielded as soon as its turn comes and then
+    forgotten: for functions that spend their time outside of Python's lock, and large results."""
+    items = list(items)
+    jobs = (joblib.delayed(function)(item) for item in items)
+    results = joblib.Parallel(n_jobs=-1, backend="threading", return_as="generator")(jobs)
+    yield from tqdm(results, total=len(items), desc=desc, unit=unit, mininterval=1)
 
 
 def forked(function: Callable, items: Iterable, desc: str, unit: str = "clip") -> list:

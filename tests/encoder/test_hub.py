@@ -155,7 +155,7 @@ FOLDER_CASES = [
     ("asr", "true", "pretrained"),
     ("ours", "true", "pretrained"),
     ("bare", "false", "configuration only"),
-    ("bare", "true", "has no weights to freeze"),
+    ("bare", "true", "configuration only"),
     ("nowhere", "true", "no such folder"),
     ("spectrogram", "true", "architecture audio-spectrogram-transformer does not fit"),
     ("nonsense", "true", "no-such-model"),

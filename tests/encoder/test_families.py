@@ -1,0 +1,147 @@
+"""Encoders: a clip's hidden states and logits are those of transformers for that clip alone,
+whatever it is batched with."""
+
+import librosa
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import ROOT
+from tiny_models import write_checkpoint, write_whisper
+from torch.nn.utils.rnn import pad_sequence
+
+from ser.encoder import checkpoint
+from ser.encoder.families.waveform import Waveform
+
+torch.set_num_threads(1)  # models this small only wait for a second thread
+
+
+def noise(lengths, seed: int = 1) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0, 0.3, length).astype(np.float32) for length in lengths]
+
+
+def batches(encoder, inputs: list[torch.Tensor], size: int):
+    """Hidden states of each clip without padding, layer by layer, and its logits, from batches of
+    `size`."""
+    for start in range(0, len(inputs), size):
+        chunk = inputs[start : start + size]
+        lengths = torch.tensor([len(clip) for clip in chunk])
+        padded = pad_sequence(chunk, batch_first=True)
+        states = encoder.hidden_states(padded, lengths)
+        logits = encoder(padded, lengths)
+        for row, mask in enumerate(states.mask):
+            yield torch.stack([layer[row, mask] for layer in states.layers]), logits[row]
+
+
+def largest(found, expected) -> float:
+    """The largest difference between two lists of tensors."""
+    return max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # transformers' WavLM
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("architecture", Waveform.TYPES)
+@torch.inference_mode()
+def test_waveforms_are_heard_as_alone(tmp_path, architecture, norm):
+    changes = {
+        "feat_extract_norm": norm,
+        "do_stable_layer_norm": norm == "layer",
+        "use_weighted_layer_sum": True,
+    }
+    folder = write_checkpoint(tmp_path / "c", model_type=architecture, **changes)
+    clips = noise(np.random.default_rng(1).integers(2000, 12000, 16))
+    encoder = checkpoint.load(folder, "c", 0, freeze_cnn=False).eval()
+    encoder.save(tmp_path / "saved")
+    own = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "saved").eval()
+    samples = [torch.from_numpy(encoder.prepare(clip)) for clip in clips]
+    answers = [own(clip[None], output_hidden_states=True) for clip in samples]
+    states = [torch.cat(answer.hidden_states) for answer in answers]
+    logits = [answer.logits[0] for answer in answers]
+    assert torch.stack(logits).std(0).min() > 1e-3  # the clips differ at all
+
+    frozen = checkpoint.load(tmp_path / "saved", "c", 0).eval()
+    features = [torch.from_numpy(frozen.prepare(clip)) for clip in clips]
+    for inputs in (samples, features):
+        for size in (1, 3, 16):
+            found = list(zip(*batches(frozen, inputs, size), strict=True))
+            assert largest(found[0], states) < 1e-5
+            assert largest(found[1], logits) < 1e-5
+
+
+@torch.inference_mode()
+def test_whisper_hears_a_clip_as_alone(tmp_path):
+    """Batched and alone, to the last digit that double precision leaves, and in float32 to 1e-5."""
+    folder = write_whisper(tmp_path / "w", use_weighted_layer_sum=True)
+    clips = noise([*np.random.default_rng(1).integers(1000, 15000, 14), 201, 16000])
+    encoder = checkpoint.load(folder, "w", 0).eval()
+    inputs = [torch.from_numpy(encoder.prepare(clip)) for clip in clips]
+    assert {len(clip) % 2 for clip in inputs} == {0, 1}
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        encoder.to(dtype)
+        inputs = [clip.to(dtype) for clip in inputs]
+        states, logits = zip(*batches(encoder, inputs, 1), strict=True)
+        for size in (3, 16):
+            found = list(zip(*batches(encoder, inputs, size), strict=True))
+            assert largest(found[0], states) < tolerance
+            assert largest(found[1], logits) < tolerance
+    assert torch.stack(logits).std(0).min() > 1e-3
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+@torch.inference_mode()
+def test_whisper_equals_transformers_where_its_window_is_the_clip(tmp_path, seconds):
+    folder = write_whisper(tmp_path / "w", max_source_positions=int(50 * seconds))
+    encoder = checkpoint.load(folder, "w", 0).eval()
+    clips = noise([int(16000 * seconds), int(8000 * seconds)])
+    whole, half = (torch.from_numpy(encoder.prepare(clip)) for clip in clips)
+    encoder.save(tmp_path / "saved")
+    own = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "saved").eval()
+    expected = own(whole.T[None], output_hidden_states=True)
+    found = list(zip(*batches(encoder, [half, whole], 2), strict=True))
+    assert largest(found[0][1], torch.cat(expected.hidden_states)) < 1e-5
+    assert largest(found[1][1], expected.logits[0]) < 1e-5
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_whisper])
+@torch.inference_mode()
+def test_half_precision_on_a_cpu_is_near_and_blind_to_padding(tmp_path, write):
+    encoder = checkpoint.load(write(tmp_path / "c"), "c", 0).eval()
+    inputs = [torch.from_numpy(encoder.prepare(clip)) for clip in noise((3000, 9000))]
+    padded = pad_sequence(inputs, batch_first=True)
+    lengths = torch.tensor([len(clip) for clip in inputs])
+    exact = encoder(padded, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = encoder(padded, lengths)
+        alone = [encoder(clip[None], lengths[row : row + 1]) for row, clip in enumerate(inputs)]
+    assert exact.std() > 0.02
+    assert (near - exact).abs().max() < 0.05 * exact.std()
+    assert (torch.cat(alone) - near).abs().max() < 0.02 * exact.std()
+
+
+def test_from_scratch_the_cnn_begins_with_a_spectrogram():
+    """A tone comes out of the band it lies in, and loudest if it is high, since high tones are
+    faint in speech."""
+    small = ROOT / "configs/small"
+    filters = checkpoint.load(small, "small", 0, freeze_cnn=False).cnn.conv_layers[0].conv
+    seconds = torch.arange(16000) / 16000
+    heard = []
+    for tone in (200, 1000, 5000):
+        sound = torch.nn.functional.conv1d(
+            torch.sin(2 * torch.pi * tone * seconds)[None, None],
+            filters.weight,
+            stride=filters.stride,
+        )
+        energy = (
+            sound.square().mean(dim=(0, 2)).detach().view(4, -1).mean(dim=0)
+        )  # of the four phases of each band
+        edges = np.linspace(*librosa.hz_to_mel(np.array([60, 7600]), htk=True), len(energy) + 2)
+        assert (
+            abs(
+                int(energy.argmax())
+                - np.abs(edges[1:-1] - librosa.hz_to_mel(tone, htk=True)).argmin()
+            )
+            <= 1
+        ), tone
+        heard.append(energy.max().item())
+    assert heard == sorted(heard)
