@@ -68,6 +68,13 @@ class Mfcc(Section):
     covariance: bool
 
 
+class Embed(Section):
+    """What `embed` computes."""
+
+    trim_db: float | None = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**32)
+
+
 class SvmTrain(Section):
     """What `svm_train` chooses from."""
 
@@ -142,6 +149,7 @@ class Params(Finetuning):
     demo: Demo
     split: Split
     mfcc: Mfcc
+    embed: Embed
     svm_train: SvmTrain
     search: Search
 

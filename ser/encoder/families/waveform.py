@@ -130,8 +130,9 @@ class Waveform(Encoder):
         features = features[:, : int(lengths.max())]
         self.lengths = lengths
         mask = encoder.mask_of(lengths, features.device)
+        padded = None if lengths.min() == lengths.max() else mask
         out = self.model.base_model(
-            features.transpose(1, 2), attention_mask=mask, output_hidden_states=True
+            features.transpose(1, 2), attention_mask=padded, output_hidden_states=True
         )
         return HiddenStates(out.hidden_states, out.last_hidden_state, mask)
 

@@ -89,9 +89,10 @@ class Whisper(Encoder):
         hidden = gelu(base.conv2(hidden)).transpose(1, 2)
         hidden = hidden + base.embed_positions.weight[: hidden.shape[1]]
         mask = encoder.mask_of(self.frames(lengths), inputs.device)
+        padded = None if lengths.min() == lengths.max() else mask[:, None, None]
         states = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, mask[:, None, None])
+            hidden = layer(hidden, padded)
             states.append(hidden)
         states[-1] = base.layer_norm(hidden)
         return HiddenStates(tuple(states), states[-1], mask)
