@@ -1,4 +1,4 @@
-"""dvc.yaml against the code it runs, and the README against dvc.yaml."""
+"""dvc.yaml against the code it runs, and docs/pipeline.md against dvc.yaml."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ser.run import code
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-README = (ROOT / "README.md").read_text()
+PIPELINE = (ROOT / "docs" / "pipeline.md").read_text()
 
 
 def definition(name: str) -> dict:
@@ -30,8 +30,8 @@ def test_every_stage_has_a_sentence():
     assert all(definition(stage).get("desc") for stage in STAGES)
 
 
-def test_readme_lists_the_stages_with_their_sentences():
-    rows = dict(re.findall(r"^\| `([\w@]+)` \| (.+?) \|", README, flags=re.MULTILINE))
+def test_docs_list_the_stages_with_their_sentences():
+    rows = dict(re.findall(r"^\| `([\w@]+)` \| (.+?) \|", PIPELINE, flags=re.MULTILINE))
     named = {}
     for name, stage in STAGES.items():
         sentence = re.sub(

@@ -1,0 +1,153 @@
+"""README and docs against the project: commands run, figures are the committed ones, links and
+names exist."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SHRUNK, Project, make_project
+from dvc.utils.hydra import apply_overrides
+
+from ser import params
+from ser.report import summary
+
+README = (ROOT / "README.md").read_text()
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What each command of the README must print on the shrunken demo corpus, in the README's order.
+PRINTS = {
+    "make demo": "These figures are of the SYNTHETIC demo corpus",
+    "make repro": r"MFCC \+ SVM: SYNTHETIC demo corpus",
+    ". .venv/bin/activate": "^$",
+    "python -m commands.predict --model svm clip.wav": r"clip\.wav +[a-z]+ +[01]\.\d{3}",
+    "dvc exp run -S mfcc.trim_db=35": "Running stage 'mfcc'",
+    "dvc exp show": r"trim_db",
+    "git restore . && dvc checkout": r"mfcc\.parquet",
+    "git switch -c no-trim": "^$",
+    "dvc exp run -S mfcc.trim_db=null": "Running stage 'mfcc'",
+    'git commit -am "No trimming"': "No trimming",
+    "dvc metrics diff main no-trim": r"metrics.svm\.json",
+}
+
+
+def blocks(text: str) -> list[str]:
+    """The shell commands in a page, comments left out, continued lines joined."""
+    found = "".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    lines = (re.sub(r"\s+# .*", "", line) for line in found.replace("\\\n", " ").splitlines())
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project as the README's reader has it, .venv included, with all shrunk to seconds."""
+    path = tmp_path_factory.mktemp("reader")
+    (path / "project").mkdir()
+    project = make_project(path / "project", path)
+    apply_overrides(project.path / "params.yaml", list(SHRUNK))
+    demo = project.path / "commands" / "demo.py"
+    settings = ", ".join(f'"{setting}"' for setting in SHRUNK)
+    text, count = re.subn(
+        r"^SETTINGS = \(.*?^\)", f"SETTINGS = ({settings},)", demo.read_text(), flags=re.M | re.S
+    )
+    assert count == 1
+    demo.write_text(text)
+    project.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
+    # Not older than requirements.txt, or make would install all of it anew.
+    (project.path / ".venv" / "bin").mkdir(parents=True)
+    (project.path / ".venv" / "installed").touch()
+    os.utime(project.path / "requirements.txt", (0, 0))
+    tools = Path(sys.executable).parent
+    (project.path / ".venv" / "bin" / "activate").write_text(f'PATH="{tools}:$PATH"\n')
+    project.env["PATH"] = f"{tools}{os.pathsep}{project.env['PATH']}"
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", PRINTS)
+def test_readme_command(reader, command):
+    if "clip.wav" in command:
+        shutil.copy(next((reader.path / "data" / "raw").rglob("*.wav")), reader.path / "clip.wav")
+    done = reader.run("bash", "-e", "-c", command)
+    assert re.search(PRINTS[command], done.stdout, flags=re.MULTILINE), done.stdout + done.stderr
+    if command == "make repro":  # what a reader finds committed
+        (reader.path / ".git" / "info" / "exclude").write_text("/clip.wav\n")
+        reader.run("git", "add", "--all")
+        reader.run("git", "commit", "--quiet", "--message", "The shrunken demo corpus")
+
+
+def test_each_command_of_the_readme_is_run():
+    assert blocks(README) == list(PRINTS)
+
+
+@pytest.mark.slow
+def test_readme_shows_what_predict_prints(reader):
+    header = re.search(r"^clip +predicted .*$", README, flags=re.MULTILINE)
+    clip = next((reader.path / "data" / "raw").rglob("*.wav"))
+    printed = reader.run(sys.executable, "-m", "commands.predict", "--model", "svm", clip).stdout
+    assert header[0].split() == printed.splitlines()[0].split()
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_names_in_pages_exist(page, tmp_path):
+    text = page.read_text()
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [*blocks(text), *re.findall(r"`([^`]+)`", prose)]
+    for target in re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(lines)):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(), f"make {target}"
+    for module in re.findall(r"python -m ((?:stages|commands|benchmarks)\.\w+)", text):
+        if module != "stages.NAME":
+            assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+    for line in lines:
+        changes = [
+            first or second
+            for first, second in re.findall(r"-S (?:'([^']+)'|(\S+=\S*[^\s…=]))", line)
+            if "key=value" not in (first, second)
+        ]
+        if changes:
+            shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+            apply_overrides(tmp_path / "params.yaml", changes)
+            params.load(tmp_path / "params.yaml")  # or it says what is wrong
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "results.md"])
+@pytest.mark.parametrize(("model", "label"), [("svm", "MFCC + SVM")])
+def test_figures_are_the_committed_ones(page, model, label):
+    figures = json.loads((ROOT / "metrics" / f"{model}.json").read_text())
+    row = re.search(rf"^\| {re.escape(label)} \|.*$", page.read_text(), flags=re.MULTILINE)
+    cells = [cell.strip() for cell in row[0].split("|")]
+    for name in ("accuracy", "uar"):
+        assert summary.with_bounds(figures, name) in cells, row[0]
+
+
+def test_figures_in_sentences_are_the_committed_ones():
+    accuracy = json.loads((ROOT / "metrics" / "svm.json").read_text())["accuracy"]
+    results = (ROOT / "docs" / "results.md").read_text()
+    said = re.search(r"in view: ([\d.]+) % is somewhat\s+optimistic", results)
+    assert said[1] == f"{accuracy:.1%}".rstrip("%")
+
+
+def test_messages_in_troubleshooting_are_what_the_code_says():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    code = (
+        "".join(
+            file.read_text()
+            for folder in ("ser", "stages", "commands")
+            for file in (ROOT / folder).rglob("*.py")
+        )
+        + (ROOT / "Makefile").read_text()
+    )
+    headings = re.findall(r"^\*\*(.+?)\*\*", page, flags=re.MULTILINE | re.DOTALL)
+    quoted = [text for heading in headings for text in re.findall(r"`([^`]+)`", heading)]
+    ours = [text for text in quoted if " " in text and not text.startswith(("dvc ", "Key "))]
+    assert ours
+    for text in ours:
+        assert text in code, text
