@@ -54,7 +54,7 @@ class Clips:
         if change:
             values = [change(clip) for clip in values]
         lengths = torch.tensor([len(clip) for clip in values])
-        clips = torch.zeros(len(values), lengths.max(), *values[0].shape[1:])
+        clips = torch.zeros(len(values), int(lengths.max()), *values[0].shape[1:])
         for row, clip in enumerate(values):
             clips.numpy()[row, : len(clip)] = clip
         return clips, lengths

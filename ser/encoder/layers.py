@@ -1,5 +1,7 @@
 """Parts that stand in for transformers' own inside an encoder, because they are faster."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import transformers
@@ -15,8 +17,8 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    **options,
-):
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """transformers' SDPA, but in half precision on CPUs its plain products, which take half the
     time there (torch 2.13)."""
     if query.device.type != "cpu" or query.dtype == torch.float32:
@@ -28,7 +30,7 @@ def attention(
     return eager_attention_forward(module, query, key, value, mask, **options)
 
 
-def attention_mask(*arguments, **options) -> torch.Tensor:
+def attention_mask(*arguments: Any, **options: Any) -> torch.Tensor | None:
     """transformers' mask for SDPA, built without looking whether it masks anything: a look would
     make a GPU wait."""
     return sdpa_mask(*arguments, **{**options, "allow_is_bidirectional_skip": False})

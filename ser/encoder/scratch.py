@@ -22,9 +22,8 @@ def filter_bank(channels: int, taps: int) -> torch.Tensor:
 
     Source: Zeghidour et al. (2018), "Learning filterbanks from raw speech for phone recognition".
     """
-    edges = 700 * (
-        10 ** (np.linspace(*np.log10(1 + np.array([60, 7600]) / 700), channels // 4 + 2)) - 1
-    )  # Hz
+    lowest, highest = np.log10(1 + np.array([60, 7600]) / 700)
+    edges = 700 * (10 ** np.linspace(lowest, highest, channels // 4 + 2) - 1)  # Hz
     centres, widths = edges[1:-1, None], (edges[2:] - edges[:-2])[:, None] / 2
     seconds = (np.arange(taps) - (taps - 1) / 2) / audio.SAMPLE_RATE
     spread = np.minimum(

@@ -1,7 +1,7 @@
 """What training, embedding and prediction ask of a pretrained encoder, whatever its family."""
 
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Encoder(nn.Module):
     OTHER_WEIGHTS: ClassVar[tuple[str, ...]]
     LEFT_OUT: ClassVar[tuple[str, ...]] = ()
 
+    model: Any  # transformers' own: its parts are known at run time only
     layers: list[nn.Module]
     below: list[nn.Module | nn.Parameter]
     shortest: int
@@ -67,7 +68,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         model: transformers.PreTrainedModel,
-        extractor: transformers.FeatureExtractionMixin,
+        extractor: Any,
         name: str,
         freeze_cnn: bool,
     ):
@@ -87,13 +88,13 @@ class Encoder(nn.Module):
             model.set_attn_implementation(layers.ATTENTION)
 
     @staticmethod
-    def problem(config: transformers.PreTrainedConfig, extractor: object) -> str | None:
+    def problem(config: Any, extractor: Any) -> str | None:
         """Why a checkpoint of this family, with this configuration and feature extractor, does not
         fit; None if it does."""
         raise NotImplementedError
 
     @staticmethod
-    def start(model: transformers.PreTrainedModel) -> None:
+    def start(model: Any) -> None:
         """Improve on transformers' random weights of a model to be trained from scratch."""
 
     @staticmethod
@@ -214,6 +215,6 @@ def spans(
 
     Source: Park et al. (2019), "SpecAugment"; the draws are transformers'.
     """
-    own = torch.arange(places) < lengths[:, None]
+    own: Any = torch.arange(places) < lengths[:, None]
     drawn = _compute_mask_indices((len(lengths), places), share, length, own, least)
     return torch.from_numpy(drawn)

@@ -1,10 +1,10 @@
 """wav2vec 2.0 and its kin: a CNN on the raw waveform, a projection, a transformer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -43,7 +43,7 @@ class Waveform(Encoder):
         "masked_spec_embed",
     )
 
-    def __init__(self, model, extractor, name, freeze_cnn):
+    def __init__(self, model: Any, extractor: Any, name: str, freeze_cnn: bool):
         super().__init__(model, extractor, name, freeze_cnn)
         base = model.base_model
         self.cnn = base.feature_extractor.requires_grad_(not freeze_cnn)
@@ -68,13 +68,13 @@ class Waveform(Encoder):
         base._mask_hidden_states = self.hide
 
     @staticmethod
-    def problem(config, extractor) -> str | None:
+    def problem(config: Any, extractor: Any) -> str | None:
         if getattr(config, "add_adapter", False):
             return "with an adapter on top of the transformer (add_adapter) does not fit"
         return None
 
     @staticmethod
-    def start(model: transformers.PreTrainedModel) -> None:
+    def start(model: Any) -> None:
         """A filter bank for the first convolution, if its filters are long enough."""
         first = model.base_model.feature_extractor.conv_layers[0].conv
         channels, _, taps = first.weight.shape
@@ -93,7 +93,7 @@ class Waveform(Encoder):
                 f"layerdrop = {settings.layerdrop}: not with weighted_layer_sum: true, "
                 "which mixes all layers"
             )
-        changes = {
+        changes: dict[str, object] = {
             "hidden_dropout": settings.dropout,
             "feat_proj_dropout": settings.dropout,
             "attention_dropout": settings.attention_dropout,

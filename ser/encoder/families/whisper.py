@@ -1,5 +1,7 @@
 """Whisper's encoder: two convolutions on a log-mel spectrogram, a transformer."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn.functional import gelu
@@ -28,7 +30,7 @@ class Whisper(Encoder):
     LEFT_OUT = ("model.decoder.", "decoder.", "proj_out.")
     OTHER_WEIGHTS = LEFT_OUT
 
-    def __init__(self, model, extractor, name, freeze_cnn):
+    def __init__(self, model: Any, extractor: Any, name: str, freeze_cnn: bool):
         super().__init__(model, extractor, name, freeze_cnn)
         base = model.encoder
         self.layers = list(base.layers)
@@ -40,7 +42,7 @@ class Whisper(Encoder):
         self.longest = model.config.max_source_positions * 2 * extractor.hop_length
 
     @staticmethod
-    def problem(config, extractor) -> str | None:
+    def problem(config: Any, extractor: Any) -> str | None:
         mels = getattr(extractor, "feature_size", None)
         if type(extractor).__name__ != "WhisperFeatureExtractor" or mels != config.num_mel_bins:
             return (
@@ -53,7 +55,7 @@ class Whisper(Encoder):
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
         """SpecAugment, on the spectrogram; no dropout: Whisper was trained without, and its hidden
         states fall apart under it."""
-        changes = {
+        changes: dict[str, object] = {
             "apply_spec_augment": settings.mask_time_prob + settings.mask_feature_prob > 0,
             "mask_time_prob": settings.mask_time_prob,
             "mask_time_length": settings.mask_time_length,
