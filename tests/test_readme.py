@@ -67,6 +67,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", PRINTS)
 def test_readme_command(reader, command):
     if "clip.wav" in command:
