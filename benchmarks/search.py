@@ -5,10 +5,10 @@ trials, the same budget for each.
 
 Every run starts with the same plain values, which are no merit of the sampler: the best is that of
 the trials after it. Scores are those of `commands.search svm`, on the training actors of
-`search.fold`. The space is that of svm_train and of trim_db, few enough features to be computed
-once.
+search.yaml's `fold`. The space is that of svm_train and of trim_db, few enough features to be
+computed once.
 
-Reads:  data/audio, data/folds.csv, params
+Reads:  data/audio, data/folds.csv, params.yaml, search.yaml
 Writes: benchmarks/search.csv: sampler, seed, trial, score, best; benchmarks/search.png; prints a
         table
 """
@@ -24,7 +24,10 @@ from tqdm import tqdm
 
 from ser import params
 from ser.run import outputs
-from ser.search import space, study, worth
+from ser.search import space
+from ser.search.shared_study import make_sampler
+from ser.search.space import Search
+from ser.search.worth import BRANCHES, QUARTERS
 
 SPACE = {
     "mfcc.trim_db": [15, 20, 25, 30, 35, 40],
@@ -38,33 +41,31 @@ SPACE = {
 AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
 
 
-def run(sampler: str, seed: int, trials: int, settings: params.Params, known: dict) -> pd.DataFrame:
+def run(
+    sampler: str, seed: int, trials: int, settings: params.Params, search: Search, known: dict
+) -> pd.DataFrame:
     """One search of so many trials: its scores. `known` scores, of all runs, are not computed
     again."""
     values = settings.model_dump()
     blocks = dict.fromkeys(("stat", "dct", "seg", "cov"), 1.0)
     values["svm_train"] |= {"blocks": [blocks], "kernel": ["rbf_mean"], "C": [5.0], "gamma": [1.0]}
     possible = {name: space.distribution(declared) for name, declared in SPACE.items()}
-    search = settings.search.model_copy(update={"sampler": sampler, "seed": seed})
-    made = optuna.create_study(direction="maximize")
-    made.enqueue_trial(space.current(values, possible, "svm"))
+    search = search.model_copy(update={"sampler": sampler, "seed": seed})
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial(space.current(values, possible))
     for position in range(trials):
-        made.sampler = study.make_sampler(search, position)
-        trial = made.ask()
-        point = {
-            name: space.value(study.draw(trial, name, one), one) for name, one in possible.items()
-        }
+        study.sampler = make_sampler(search, position)
+        trial = study.ask(possible)
+        point = space.point(trial.params, possible)
         key = str(point)
         if key not in known:
-            changed = params.Params.model_validate(space.put(values, point))
-            known[key] = dict(worth.scores("svm", changed, settings.search.fold))[worth.QUARTERS]
-        made.tell(trial, known[key])
-    table = pd.DataFrame(
-        {"trial": 1 + np.arange(trials), "score": [trial.value for trial in made.get_trials()]}
-    )
-    return table.assign(
-        sampler=sampler, seed=seed, best=table["score"].where(table["trial"] > 1).cummax()
-    )
+            changed = params.check(space.put(values, point), "SPACE")
+            known[key] = dict(BRANCHES["svm"].scores(changed, search.fold))[QUARTERS]
+        study.tell(trial, known[key])
+    scores = [trial.value for trial in study.get_trials()]
+    table = pd.DataFrame({"trial": 1 + np.arange(trials), "score": scores})
+    best = table["score"].where(table["trial"] > 1).cummax()
+    return table.assign(sampler=sampler, seed=seed, best=best)
 
 
 def draw(table: pd.DataFrame) -> None:
@@ -123,13 +124,13 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    settings, known = params.load(), {}
+    settings, search, known = params.load(), space.load(), {}
     jobs = [
         (sampler, seed) for seed in range(arguments.seeds) for sampler in ("gp", "tpe", "random")
     ]
     table = pd.DataFrame()
     for job in tqdm(jobs, desc="searches", unit="search"):
-        table = pd.concat([table, run(*job, arguments.trials, settings, known)])
+        table = pd.concat([table, run(*job, arguments.trials, settings, search, known)])
         with outputs.whole("benchmarks/search.csv") as path:  # after each, so that a kill costs one
             table.to_csv(path, index=False, float_format="%.5f")
     report(table)

@@ -4,15 +4,21 @@ outer folds once, at the end.
     python -m commands.search svm|w2v [--trials N] [--minutes M] [--nested]
 
 Not a stage. Started again, it goes on; started twice at a time, here or on another machine, the
-workers share the trials (`stages.study`). Every trial is a DVC experiment: `dvc exp show` lists
-them, `dvc exp apply NAME` and `dvc repro` use one.
+workers share the trials (`ser.search.trial_store`). Every trial is a DVC experiment: `dvc exp show`
+lists them, `dvc exp apply NAME` and `dvc repro` use one. docs/searching.md says more.
 
-Reads:  data/folds.csv; svm: data/audio; w2v: data/features, data/checkpoint; params `search` and
-        those that it names
-Writes: metrics/search/BRANCH.json: who chose on what, the chosen values, the outer folds before and
-        after; BRANCH_predictions.csv: a row per held-out clip; BRANCH_trials.csv: a row per trial;
-        BRANCH_importance.csv: how much each parameter matters; BRANCH_parallel.csv: a row per trial
-        and parameter; dvc.yaml: plots of these
+Reads:  search.yaml, params.yaml, data/folds.csv
+        svm: data/audio
+        w2v: data/features, data/checkpoint
+Writes: metrics/search/BRANCH.json: accuracy and uar of the clean outer folds, before and after
+        metrics/search/BRANCH_protocol.txt: who chose on what, in one line
+        metrics/search/BRANCH_choices.csv: trials, scores and chosen values; a row per choice
+        metrics/search/BRANCH_folds.csv: accuracy and uar before and after; a row per outer fold
+        metrics/search/BRANCH_predictions.csv: clip, actor, fold, clean, actual, before, after
+        metrics/search/BRANCH_trials.csv: a row per trial
+        metrics/search/BRANCH_importance.csv: how much each parameter matters
+        metrics/search/BRANCH_parallel.csv: a row per trial and parameter
+        metrics/search/dvc.yaml: plots of the last three
 """
 
 import argparse
@@ -20,15 +26,14 @@ import time
 import warnings
 
 import optuna
-import pandas as pd
 from filelock import FileLock
 
 from ser import params
 from ser.run import errors
 from ser.run.errors import UserError
-from ser.search import outcome, worth
-from ser.search.fold_search import Choice
-from ser.search.study import Storage
+from ser.search import outcome, space, worth
+from ser.search.fold_search import FoldSearch
+from ser.search.trial_store import STATE, TrialStore, database_trouble
 
 
 def arguments() -> argparse.Namespace:
@@ -40,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m commands.search", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("branch", choices=list(worth.SCORE))
+    parser.add_argument("branch", choices=list(worth.BRANCHES))
     parser.add_argument(
         "--trials",
         type=int,
@@ -56,43 +61,49 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--nested", action="store_true", help="a choice for every outer fold, not one for all"
     )
-    found = parser.parse_args()
-    if found.trials < 1 or not found.minutes > 0:
+    budget = parser.parse_args()
+    if budget.trials < 1 or not budget.minutes > 0:
         raise UserError("--trials: expected at least 1; --minutes: more than 0")
-    return found
+    return budget
+
+
+def run(budget: argparse.Namespace, settings: params.Params, search: space.Search) -> None:
+    """Search until the budget is used up, then score the choices and say what they are."""
+    store = TrialStore()
+    folds = settings.folds if budget.nested else [search.fold]
+    searches = [FoldSearch(store, budget.branch, fold, settings, search) for fold in folds]
+
+    end = time.monotonic() + 60 * budget.minutes
+    for done, each in enumerate(searches):
+        each.run(budget.trials, (end - time.monotonic()) / (len(searches) - done))
+    elsewhere = [each.study.name for each in searches if each.study.is_running()]
+    if elsewhere:
+        names = ", ".join(elsewhere)
+        print(
+            f"another worker still runs trials of {names}; the last to end scores the outer folds"
+        )
+        return
+
+    for each in searches:
+        each.require()
+    with FileLock(STATE / "results.lock"):
+        figures, tables, protocol = outcome.write(searches, budget.nested, settings)
+    print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
+    for name in ("accuracy", "uar"):
+        before, after = (100 * figures[f"{name}_{when}"] for when in ("before", "after"))
+        print(f"{name} on clean folds: {before:.1f} % with params.yaml, {after:.1f} % as chosen")
+    for experiment in tables["choices"]["experiment"]:
+        print(f"dvc exp apply {experiment}")
+    print("dvc repro   # reruns what that changes")
 
 
 @errors.one_line
 def main() -> None:
-    """Search until the budget is used up, then score and say what was found."""
-    budget, settings = arguments(), params.load()
+    """Read what to do and do it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    storage = Storage()
-    folds = settings.folds if budget.nested else [settings.search.fold]
-    choices = [Choice(storage, budget.branch, fold, settings) for fold in folds]
-
-    end = time.monotonic() + 60 * budget.minutes
-    for done, choice in enumerate(choices):
-        choice.run(budget.trials, (end - time.monotonic()) / (len(choices) - done))
-    elsewhere = [choice.study.name for choice in choices if choice.study.running()]
-    if elsewhere:
-        print(
-            f"another worker still runs trials of {', '.join(elsewhere)}; the last to end scores the outer folds"
-        )
-        return
-
-    for choice in choices:
-        choice.require()
-    with FileLock(worth.STATE / "results.lock"):
-        found = outcome.write(budget.branch, choices, budget.nested, settings)
-    figures = {
-        name: found[name] for name in ("clean", "not_clean", "pooled_not_clean") if name in found
-    }
-    print(f"\n{found['selection']}\n\n{pd.DataFrame(figures).T.to_string()}\n")
-    for made in found["choices"].values():
-        print(f"dvc exp apply {made['experiment']}   # {made['chosen']}")
-    print("dvc repro   # reruns what that changes")
+    with database_trouble():
+        run(arguments(), params.load(), space.load())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ value is wrong."""
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -19,6 +19,9 @@ class Section(BaseModel):
     changes after reading."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 class Demo(Section):
@@ -129,18 +132,6 @@ class Finetuning(Section):
     seed: int = Field(ge=0, lt=2**32)
 
 
-class Search(Section):
-    """How `commands.search` searches, and in which spaces: `ser.search.space` reads and checks
-    them."""
-
-    seed: int = Field(ge=0, lt=2**32)
-    sampler: Literal["gp", "tpe", "random"]
-    startup: int = Field(ge=1)
-    fold: int = Field(ge=0)
-    svm: dict[str, str | list] = Field(min_length=1)
-    w2v: dict[str, str | list] = Field(min_length=1)
-
-
 class Params(Finetuning):
     """All of params.yaml; what each knob means stands there beside it."""
 
@@ -151,7 +142,6 @@ class Params(Finetuning):
     mfcc: Mfcc
     embed: Embed
     svm_train: SvmTrain
-    search: Search
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":
@@ -163,9 +153,13 @@ class Params(Finetuning):
         return self
 
 
-def load(path: str | Path = "params.yaml") -> Params:
+def load(path: str | Path = "params.yaml", kind: type[Kind] = Params) -> Kind:
     """Read and validate a parameter file with DVC's own YAML 1.2 reader (for PyYAML, the `2e-05`
     that DVC writes is a string).
+
+    Args:
+        path: of the file.
+        kind: what it must hold.
 
     Raises:
         UserError: no such file, not YAML, an unknown key, a wrong type or a value out of range; the
@@ -173,16 +167,26 @@ def load(path: str | Path = "params.yaml") -> Params:
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text())
-        return Params.model_validate(values)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
     except YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return check(values, str(path), kind)
+
+
+def check(values: object, where: str, kind: type[Kind] = Params) -> Kind:
+    """Validate values that came from `where`, which is how the message begins.
+
+    Raises:
+        UserError: as `load`.
+    """
+    try:
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from None
+        raise UserError(f"{where}: {first_problem(error, kind)}") from None
 
 
-def first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, kind: type[Section]) -> str:
     """The first of pydantic's findings as `key = value: what is allowed`; a misspelt key before the
     one it leaves missing."""
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
@@ -191,7 +195,7 @@ def first_problem(error: ValidationError) -> str:
         return message
     *section, key = problem["loc"]
     if problem["type"] == "extra_forbidden":
-        fields: Any = Params.model_fields
+        fields: Any = kind.model_fields
         for name in section:
             fields = fields[name].annotation.model_fields
         near = difflib.get_close_matches(str(key), fields, n=1)

@@ -1,83 +1,85 @@
-"""The choice of parameters for one outer fold: a study whose trials are scored on training actors,
-each a DVC experiment."""
+"""The search for the parameters of one outer fold: trials scored on training actors, each a DVC
+experiment."""
 
 import hashlib
 import json
 import time
+from pathlib import Path
 
-import numpy as np
+from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from ser import params
-from ser.run import experiments
 from ser.run.errors import UserError
-from ser.search import space, worth
-from ser.search.study import Storage, Study
+from ser.search import experiments, space, worth
+from ser.search.shared_study import SharedStudy
+from ser.search.trial_store import TrialStore
 
 
-def state(trial: FrozenTrial) -> str:
-    """How a finished trial ended."""
+def ending(trial: FrozenTrial) -> str:
+    """How a finished trial ended, in a few words."""
     if "same_as" in trial.user_attrs:
         return f"as trial {trial.user_attrs['same_as']}"
     if trial.state == TrialState.FAIL:
         return "failed"
-    return (
-        f"given up at {trial.user_attrs['given_up_at']:.0%}"
-        if "given_up_at" in trial.user_attrs
-        else "done"
-    )
+    if "given_up_at" in trial.user_attrs:
+        return f"given up at {trial.user_attrs['given_up_at']:.0%}"
+    return "done"
 
 
-class Choice:
+class FoldSearch:
     """The search, in one branch, for the parameters of an outer fold, whose actors it must not
     see."""
 
-    def __init__(self, storage: Storage, branch: str, fold: int, settings: params.Params):
-        self.branch, self.fold, self.settings = branch, fold, settings
-        self.text, self.values = space.text(), settings.model_dump()
-        self.space = space.read(branch, settings)
-        # A study belongs to all that its scores come from: with other parameters, data or code it
-        # is another study.
-        search = self.values["search"]
-        origin = [search["seed"], search["sampler"], search["startup"], search[branch]]
-        origin += [worth.relevant(branch, settings), worth.evidence(branch, fold)]
+    def __init__(
+        self,
+        store: TrialStore,
+        branch: str,
+        fold: int,
+        settings: params.Params,
+        search: space.Search,
+    ):
+        """Check the space, and open the study that belongs to all that its scores come from: with
+        other parameters, data or code it is another study.
+
+        Raises:
+            UserError: a space that can't be searched, or no such fold.
+        """
+        self.branch, self.fold, self.settings = worth.BRANCHES[branch], fold, settings
+        self.text, self.values = Path("params.yaml").read_text(), settings.model_dump()
+        self.space = getattr(search, branch)
+        space.check(branch, self.space, self.branch.may_vary, settings)
+        origin = [search.seed, search.sampler, search.startup]
+        origin += [{name: distribution_to_json(values) for name, values in self.space.items()}]
+        origin += [self.branch.depends_on(settings), worth.evidence(self.branch, fold)]
         digest = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:6]
-        self.study = Study(storage, f"{branch}-fold{fold}-{digest}", self.space, settings.search)
+        self.study = SharedStudy(store, f"{branch}-fold{fold}-{digest}", self.space, search)
 
     def point(self, trial: FrozenTrial) -> dict[str, object]:
         """A trial's parameters as they stand in params.yaml, by dotted name."""
-        return {
-            name: space.value(trial.params[name], values)
-            for name, values in self.space.items()
-            if name in trial.params
-        }
+        return space.point(trial.params, self.space)
 
     def parameters(self, drawn: dict[str, object]) -> params.Params:
-        """All parameters, with Optuna's `drawn` put in."""
-        changes = {name: space.value(found, self.space[name]) for name, found in drawn.items()}
-        return params.Params.model_validate(space.put(self.values, changes))
+        """All parameters, with Optuna's `drawn` put in.
+
+        Raises:
+            UserError: they exclude each other.
+        """
+        point = space.point(drawn, self.space)
+        return params.check(space.put(self.values, point), f"with {json.dumps(point)}")
 
     def first(self) -> dict[str, object]:
-        """What params.yaml says now. Where that leaves a choice to svm_train, what svm_train
-        chooses."""
-        values = self.values
-        if self.branch == "svm":
-            _, best = worth.choose_svm(self.settings, self.fold)
-            values = space.put(
-                values,
-                {
-                    f"svm_train.{name}": best[name]
-                    for name in best
-                    if f"svm_train.{name}" in self.space
-                },
-            )
-        return space.current(values, self.space, self.branch)
+        """What params.yaml says now. Where that leaves a choice to the branch's stage, what the
+        stage chooses."""
+        chosen = self.branch.chosen_by_stage(self.settings, self.fold)
+        known = {name: chosen[name] for name in chosen if name in self.space}
+        return space.current(space.put(self.values, known), self.space)
 
     def score(self, drawn: dict[str, object], trial: Trial) -> float:
         """The inner score. A trial that falls behind is given up and keeps the score that it has:
-        of Optuna's own pruned trials, a Gaussian process would learn nothing. """  # fmt: skip
-        for quarter, score in worth.scores(self.branch, self.parameters(drawn), self.fold):
+        of Optuna's own pruned trials, a Gaussian process would learn nothing."""
+        for quarter, score in self.branch.scores(self.parameters(drawn), self.fold):
             trial.report(score, quarter)
             if quarter < worth.QUARTERS and trial.should_prune():
                 trial.set_user_attr("given_up_at", quarter / worth.QUARTERS)
@@ -90,25 +92,30 @@ class Choice:
 
     def record(self) -> None:
         """Make an experiment of every finished trial, whoever ran it, that is none here yet."""
-        known = experiments.names()
+        known, name = experiments.names(), self.branch.name
         for trial in self.study.finished():
             if self.experiment(trial) in known:
                 continue
             point = self.point(trial)
-            metrics = {"trial": trial.number, "fold_not_seen": self.fold, "state": state(trial)}
-            score = {"reason": trial.user_attrs.get("reason")} if trial.value is None else {
-                f"inner_{worth.SCORE[self.branch]}": round(trial.value, 4)
-            }  # fmt: skip
+            score = {} if trial.value is None else {self.branch.score: round(trial.value, 4)}
+            reason = trial.user_attrs.get("reason")
+            message = f"search {name}: trial {trial.number}, {ending(trial)}"
+            files = {
+                "params.yaml": space.edit(self.text, point),
+                f"metrics/search/trial/{name}.json": json.dumps(score, indent=2) + "\n",
+                # Only in an experiment is there one to show.
+                "metrics/search/trial/dvc.yaml": f"metrics:\n  - {name}.json\n",
+            }
+            # The figures of params.yaml as it is are not this trial's, which `dvc repro` makes.
+            unchanged = space.put(self.values, point) == self.values
+            stale = [] if unchanged else [f"metrics/{name}*", "metrics/compare*"]
             experiments.save(
-                self.experiment(trial), trial.datetime_complete, f"search {self.branch}: trial {trial.number}",
-                {
-                    "params.yaml": space.apply(self.text, point),
-                    f"metrics/search/trial/{self.branch}.json": json.dumps(metrics | score, indent=2) + "\n",
-                    "metrics/search/trial/dvc.yaml": f"metrics:\n  - {self.branch}.json\n",  # only here is there one to show
-                },
-                # The figures of params.yaml as it is are not this trial's, which `dvc repro` makes.
-                [] if space.put(self.values, point) == self.values else [f"metrics/{self.branch}*", "metrics/compare.json"],
-            )  # fmt: skip
+                self.experiment(trial),
+                trial.datetime_complete,
+                f"{message}: {reason}" if reason else message,
+                files,
+                stale,
+            )
 
     def run(self, trials: int, seconds: float) -> None:
         """Take trials until so many are taken, by all workers together and ever, or so many seconds
@@ -116,25 +123,20 @@ class Choice:
         end = time.monotonic() + seconds
         bar = tqdm(
             total=trials,
-            initial=len(self.study.new()),
-            desc=f"{self.branch} without fold {self.fold}",
+            initial=len(self.study.distinct()),
+            desc=f"{self.branch.name} without fold {self.fold}",
             unit="trial",
         )
-        while time.monotonic() < end and self.study.step(trials, self.first, self.score):
-            self.record()
-            best, bar.n = self.best(), len(self.study.new())
-            left = (
-                f", {max(0, end - time.monotonic()) / 60:.1f} min left" if np.isfinite(end) else ""
-            )
-            bar.set_postfix_str(
-                (
-                    f"best {best.value:.4f} in trial {best.number}"
-                    if best
-                    else "none has a score yet"
-                )
-                + left
-            )
-        bar.close()
+        with bar:
+            while time.monotonic() < end and self.study.step(trials, self.first, self.score):
+                self.record()
+                best, bar.n = self.best(), len(self.study.distinct())
+                text = "none has a score yet"
+                if best:
+                    text = f"best {best.value:.4f} in trial {best.number}"
+                if end < float("inf"):
+                    text += f", {max(0, end - time.monotonic()) / 60:.1f} min left"
+                bar.set_postfix_str(text)
         self.record()
 
     def best(self) -> FrozenTrial | None:
@@ -149,6 +151,5 @@ class Choice:
         """
         if self.best() is None:
             reasons = [trial.user_attrs.get("reason") for trial in self.study.finished()]
-            raise UserError(
-                f"{self.study.name}: no trial has a score: {reasons[0] if reasons else 'the time was up before that'}"
-            )
+            reason = reasons[0] if reasons else "the time was up before that"
+            raise UserError(f"{self.study.name}: no trial has a score: {reason}")

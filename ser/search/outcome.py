@@ -1,5 +1,5 @@
-"""What a search found, in tables, and what its choices are worth on the outer folds, which nothing
-has looked at before."""
+"""What a search came to: its trials and choices in tables, and what the choices are worth on the
+outer folds, which nothing has looked at before."""
 
 import json
 from pathlib import Path
@@ -9,18 +9,17 @@ import pandas as pd
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
-from sklearn.metrics import confusion_matrix
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from ser import params, scoring
-from ser.corpus import EMOTIONS
 from ser.run import outputs
 from ser.search import worth
-from ser.search.fold_search import Choice, state
+from ser.search.fold_search import FoldSearch, ending
 
 FOLDER = Path("metrics/search")
 ENOUGH = 8  # trials with a score, to say which parameter matters
-PLOTS = {
+PLOTS = {  # table: template, y, x, title
     "trials": ("history", "score", "trial", "best score so far (line) and each trial's (points)"),
     "importance": (
         "bar_horizontal",
@@ -35,11 +34,15 @@ PLOTS = {
         "a line per trial through its parameters, each from its least to its greatest",
     ),
 }
-ONE = (
-    "one choice for all folds, made on speakers held out inside the training actors of outer fold {}: that fold is clean; the "
-    "actors of the others had a part in the choice, and their figures are optimistic"
+FOR_ALL = (
+    "one choice for all folds, made on speakers held out inside the training actors of outer fold "
+    "{}: that fold is clean; the actors of the others had a part in the choice, and their figures "
+    "are optimistic"
 )
-NESTED = "nested: each outer fold's own choice, made on speakers held out inside its training actors; every fold is clean"
+NESTED = (
+    "nested: each outer fold's own choice, made on speakers held out inside its training actors; "
+    "every fold is clean"
+)
 
 
 def plain(point: dict[str, object]) -> dict[str, int | float | str]:
@@ -50,160 +53,188 @@ def plain(point: dict[str, object]) -> dict[str, int | float | str]:
     }
 
 
-def history(choice: Choice) -> pd.DataFrame:
+def trials(search: FoldSearch) -> pd.DataFrame:
     """A row per finished trial, with the best score so far."""
-    rows = []
-    for trial in choice.study.finished():
-        row = {
-            "fold": choice.fold,
-            "trial": trial.number,
-            "state": state(trial),
-            "score": trial.value,
-        }
-        rows.append(row | plain(choice.point(trial)) | {"reason": trial.user_attrs.get("reason")})
+    rows = [
+        {"fold": search.fold, "trial": trial.number, "ending": ending(trial), "score": trial.value}
+        | plain(search.point(trial))
+        | {"reason": trial.user_attrs.get("reason")}
+        for trial in search.study.finished()
+    ]
     table = pd.DataFrame(rows)
     table.insert(4, "best", table["score"].astype(float).cummax())
     return table
 
 
-def importance(choice: Choice) -> pd.DataFrame:
+def importance(search: FoldSearch) -> pd.DataFrame:
     """Share of the variance of scores that each parameter explains; no rows before `ENOUGH` trials
     have a score.
 
     Source: Hutter et al. (2014), ICML, "An efficient approach for assessing hyperparameter
     importance" (functional ANOVA).
     """
-    scores = [trial.value for trial in choice.study.finished() if trial.value is not None]
-    found = {}
+    scores = [trial.value for trial in search.study.finished() if trial.value is not None]
+    shares = {}
     if len(scores) >= ENOUGH and np.ptp(scores) > 0:
-        found = get_param_importances(
-            choice.study.optuna, evaluator=FanovaImportanceEvaluator(seed=0)
-        )
-    rows = [
-        {"fold": choice.fold, "parameter": name, "importance": share}
-        for name, share in found.items()
-    ]
-    return pd.DataFrame(rows, columns=["fold", "parameter", "importance"])
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        shares = get_param_importances(search.study.optuna, evaluator=evaluator)
+    table = pd.DataFrame({"parameter": shares.keys(), "importance": shares.values()})
+    return table.assign(fold=search.fold)[["fold", "parameter", "importance"]]
 
 
-def parallel(choice: Choice) -> pd.DataFrame:
+def parallel(search: FoldSearch) -> pd.DataFrame:
     """A row per trial and parameter, with the value's place in its range, 0 to 1: a line per trial
     across the parameters."""
 
     def place(name: str, drawn: object) -> float:
-        values = choice.space[name]
-        if isinstance(values, CategoricalDistribution):
-            return values.choices.index(drawn) / max(len(values.choices) - 1, 1)
+        possible = search.space[name]
+        if isinstance(possible, CategoricalDistribution):
+            return possible.choices.index(drawn) / max(len(possible.choices) - 1, 1)
         low, here, high = (
-            np.log(number) if values.log else number for number in (values.low, drawn, values.high)
+            np.log(number) if possible.log else number
+            for number in (possible.low, drawn, possible.high)
         )
         return (here - low) / (high - low)
 
     rows = [
-        {"fold": choice.fold, "trial": trial.number, "score": trial.value, "parameter": name, "value": value,
-         "place": place(name, trial.params[name])}
-        for trial in choice.study.finished() if trial.value is not None for name, value in plain(choice.point(trial)).items()
-    ]  # fmt: skip
+        {
+            "fold": search.fold,
+            "trial": trial.number,
+            "score": trial.value,
+            "parameter": name,
+            "value": value,
+            "place": place(name, trial.params[name]),
+        }
+        for trial in search.study.finished()
+        if trial.value is not None
+        for name, value in plain(search.point(trial)).items()
+    ]
     return pd.DataFrame(rows)
 
 
-def compare(
-    branch: str, choices: list[Choice], nested: bool, settings: params.Params
-) -> pd.DataFrame:
-    """The held-out clips, predicted with params.yaml as it is and as chosen: clip, fold, clean,
-    actual, before, after.
+def choices(searches: list[FoldSearch]) -> pd.DataFrame:
+    """A row per search: the fold that it did not see, how many trials it took, were given up and
+    failed, its first and its best score, the best trial's experiment and parameters."""
+    rows = []
+    for search in searches:
+        best, distinct = search.best(), search.study.distinct()
+        row = {
+            "fold": search.fold,
+            "trials": len(distinct),
+            "given_up": sum("given_up_at" in trial.user_attrs for trial in distinct),
+            "failed": sum(trial.state == TrialState.FAIL for trial in distinct),
+            "first": search.study.finished()[0].value,
+            "best": best.value,
+            "experiment": search.experiment(best),
+        }
+        rows.append(row | plain(search.point(best)))
+    return pd.DataFrame(rows)
+
+
+def predictions(
+    searches: list[FoldSearch], nested: bool, settings: params.Params
+) -> dict[str, pd.DataFrame]:
+    """The held-out clips, predicted with params.yaml as it is (`before`) and as chosen (`after`).
 
     A fold is *clean* if its actors had no part in the choice that it is scored with. Of one choice
-    for all folds, an SVM is scored on all of them, for it takes seconds, and wav2vec 2.0 on the
-    clean one alone.
+    for all folds, a branch that takes seconds is scored on all of them, any other on the clean one
+    alone.
+
+    Returns:
+        two tables with clip, actor, fold, clean, actual, predicted; a row per clip, sorted.
     """
-    own = {choice.fold: choice for choice in choices}
-    folds = own if nested or branch == "w2v" else sorted({*own, *settings.folds})
-    actual, parts = worth.clips().set_index("clip")["emotion"], []
-    for fold in tqdm(folds, desc="outer folds", unit="fold"):
-        choice = own.get(fold, choices[0])
-        before = worth.held_out(branch, settings, fold)
-        after = worth.held_out(branch, choice.parameters(choice.best().params), fold)
-        parts.append(
-            pd.DataFrame({"fold": fold, "clean": fold in own, "before": before, "after": after})
-        )
-    table = pd.concat(parts).sort_index().rename_axis("clip").reset_index()
-    table.insert(3, "actual", actual.loc[table["clip"]].to_numpy())
-    return table
-
-
-def figures(table: pd.DataFrame) -> dict:
-    """Accuracy and UAR before and after, pooled over the clips of the table."""
-    found = {"folds": " ".join(map(str, sorted(table["fold"].unique()))), "clips": len(table)}
-    rates = {
-        when: scoring.rates(confusion_matrix(table["actual"], table[when], labels=EMOTIONS))
-        for when in ("before", "after")
-    }
-    return found | {
-        f"{name}_{when}": float(rates[when][name]) for name in ("accuracy", "uar") for when in rates
-    }
-
-
-def summary(choices: list[Choice], nested: bool, table: pd.DataFrame) -> dict:
-    """What BRANCH.json holds; `table` is that of `compare`."""
-    clean, rest, settings, made = (
-        table[table["clean"]],
-        table[~table["clean"]],
-        choices[0].settings.search,
-        {},
-    )
-    for choice in choices:
-        best, done, score = (
-            choice.best(),
-            choice.study.finished(),
-            f"inner_{worth.SCORE[choice.branch]}",
-        )
-        made[f"without_fold_{choice.fold}"] = {
-            "trials": len(choice.study.new()),
-            "given_up": sum("given_up_at" in trial.user_attrs for trial in done),
-            "failed": sum(trial.state == TrialState.FAIL for trial in choice.study.new()),
-            f"{score}_first": done[0].value,
-            f"{score}_best": best.value,
-            "experiment": choice.experiment(best),
-            "chosen": plain(choice.point(best)),
-        }
+    branch, own = searches[0].branch, {search.fold: search for search in searches}
+    every = branch.scores_every_fold and not nested
+    parts = {"before": [], "after": []}
+    for fold in tqdm(sorted({*own, *settings.folds} if every else own), "outer folds", unit="fold"):
+        search = own.get(fold, searches[0])
+        chosen = search.parameters(search.best().params)
+        for when, values in (("before", settings), ("after", chosen)):
+            predicted = worth.held_out(branch, values, fold)
+            parts[when].append(pd.DataFrame({"predicted": predicted, "clean": fold in own}))
+    clips = worth.clips().set_index("clip")[["actor", "fold", "emotion"]]
+    clips = clips.rename(columns={"emotion": "actual"})
     return {
-        "selection": NESTED if nested else ONE.format(choices[0].fold),
-        "sampler": settings.sampler,
-        "seed": settings.seed,
-        "choices": made,
-        "clean": figures(clean),
-        **({"not_clean": figures(rest), "pooled_not_clean": figures(table)} if len(rest) else {}),
+        when: clips.join(pd.concat(tables), how="inner").sort_index().reset_index()
+        for when, tables in parts.items()
     }
 
 
-def write(branch: str, choices: list[Choice], nested: bool, settings: params.Params) -> dict:
-    """Score the outer folds, write all that was found and the plots of it; return the summary."""
-    table = compare(branch, choices, nested, settings)
-    tables = {"predictions": table, "trials": pd.concat(map(history, choices))}
-    tables |= {
-        "importance": pd.concat(map(importance, choices)),
-        "parallel": pd.concat(map(parallel, choices)),
+def rates(tables: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """Accuracy and UAR before and after, pooled over the clips."""
+    figures = {
+        when: scoring.rates(scoring.per_actor_confusion(table).sum(axis=0))
+        for when, table in tables.items()
     }
-    for name, rows in tables.items():
-        with outputs.whole(FOLDER / f"{branch}_{name}.csv") as path:
+    return {
+        f"{name}_{when}": float(figures[when][name])
+        for name in ("accuracy", "uar")
+        for when in figures
+    }
+
+
+def by_fold(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Accuracy and UAR before and after of every outer fold that was scored: a row per fold."""
+    before = tables["before"]
+    rows = [
+        {"fold": fold, "clean": rows["clean"].iloc[0], "clips": len(rows)}
+        | rates({when: table[table["fold"] == fold] for when, table in tables.items()})
+        for fold, rows in before.groupby("fold")
+    ]
+    return pd.DataFrame(rows)
+
+
+def write(
+    searches: list[FoldSearch], nested: bool, settings: params.Params
+) -> tuple[dict[str, float], dict[str, pd.DataFrame], str]:
+    """Score the outer folds, write all that is known of the searches and name the plots of it.
+
+    Returns:
+        the figures, the tables and the protocol, as they were written.
+    """
+    name, search = searches[0].branch.name, searches[0].study.search
+    scored = predictions(searches, nested, settings)
+    clean = {when: table[table["clean"]] for when, table in scored.items()}
+    figures = rates(clean)
+    after = scored["after"]["predicted"]
+    tables = {
+        "choices": choices(searches),
+        "folds": by_fold(scored),
+        "predictions": scored["before"].rename(columns={"predicted": "before"}).assign(after=after),
+        "trials": pd.concat(map(trials, searches)),
+        "importance": pd.concat(map(importance, searches)),
+        "parallel": pd.concat(map(parallel, searches)),
+    }
+    protocol = NESTED if nested else FOR_ALL.format(searches[0].fold)
+    protocol += f"; sampler {search.sampler}, seed {search.seed}"
+    for table, rows in tables.items():
+        with outputs.whole(FOLDER / f"{name}_{table}.csv") as path:
             rows.to_csv(path, index=False, float_format="%.6g")
-    found = summary(choices, nested, table)
-    outputs.write_json(FOLDER / f"{branch}.json", found)
+    with outputs.whole(FOLDER / f"{name}_protocol.txt") as path:
+        path.write_text(protocol + "\n")
+    outputs.write_json(FOLDER / f"{name}.json", figures)
     declare_plots()
-    return found
+    return figures, tables, protocol
 
 
 def declare_plots() -> None:
     """Name the plots of every branch searched, where DVC looks for them: where there is no table
     yet, it would complain."""
-    lines = ["# What `python -m commands.search` found. It writes this file too.", "plots:"]
-    for table in sorted(FOLDER.glob("*_trials.csv")):
-        branch = table.name.removesuffix("_trials.csv")
-        for name, (template, y, x, title) in PLOTS.items():
-            lines += [
-                f"  - {branch}_{name}:", f'      title: "search {branch}: {title}"', f"      template: {template}", f"      x: {x}",
-                "      y:", f"        {branch}_{name}.csv: {y}",
-            ]  # fmt: skip
-    with outputs.whole(FOLDER / "dvc.yaml") as path:
-        path.write_text("\n".join(lines) + "\n")
+    plots = [
+        {
+            f"{branch}_{table}": {
+                "title": f"search {branch}: {title}",
+                "template": template,
+                "x": x,
+                "y": {f"{branch}_{table}.csv": y},
+            }
+        }
+        for branch in worth.BRANCHES
+        if (FOLDER / f"{branch}_trials.csv").exists()
+        for table, (template, y, x, title) in PLOTS.items()
+    ]
+    with outputs.whole(FOLDER / "dvc.yaml") as path, path.open("w") as file:
+        file.write(
+            "# The plots of what `python -m commands.search` wrote, which makes this file.\n"
+        )
+        YAML().dump({"plots": plots}, file)

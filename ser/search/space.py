@@ -1,19 +1,16 @@
-"""The space of a search: which parameters may take which values, and params.yaml with one point of
-it put in.
+"""search.yaml and the space in it: which parameters a search may set to which values, and
+params.yaml with such values put in.
 
-In params.yaml, beside what they search, `search.svm` and `search.w2v` map a parameter's name,
-dotted as for `dvc exp run -S`, to
-    1..5, log 1e-6..1e-3, int 3..20, int log 8..64     all numbers between two bounds, evenly or by
-    orders of magnitude [a, b]                                             one of these
-A number in the name is a place in a list: `adam_betas.1`. A parameter that is a list of candidates,
-such as svm_train.C, becomes a list of the one value drawn.
+A *point* gives parameters their values as they stand in params.yaml, by dotted name. Optuna knows
+numbers and texts only, so what it *draws* is a point with every choice between values as JSON.
 """
 
 import copy
 import io
 import json
 import re
-from pathlib import Path
+from collections.abc import Collection
+from typing import Annotated, Literal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -21,39 +18,32 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 from ruamel.yaml import YAML
 
 from ser import params
 from ser.run.errors import UserError
 
+FILE = "search.yaml"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(int )?(log )?({NUMBER})\.\.({NUMBER})")
-UPSTREAM = {
-    "checkpoint",
-    "revision",
-    "trim_db",
-    "freeze_cnn",
-}  # of stages before the fine-tuning, which would have to run anew
+SYNTAX = "expected `1..5`, `log 1e-6..1e-3`, `int 3..20`, `int log 8..64` or a list of values"
 DIGITS = 4  # of a number drawn: more would only make params.yaml hard to read
 
 
-def distribution(declared: str | list) -> BaseDistribution:
-    """What Optuna calls the values declared. A choice is kept as JSON, since Optuna knows no lists
-    and dicts.
+def distribution(declared: object) -> BaseDistribution:
+    """What Optuna calls the values that search.yaml declares.
 
     Raises:
-        ValueError: not in the syntax of this module, or empty.
+        ValueError: not in the syntax of search.yaml, or empty.
     """
     if isinstance(declared, list):
         if not declared:
             raise ValueError("nothing to choose from; expected at least one value")
         return CategoricalDistribution([json.dumps(value) for value in declared])
-    match = RANGE.fullmatch(declared)
+    match = RANGE.fullmatch(declared) if isinstance(declared, str) else None
     if not match:
-        raise ValueError(
-            "expected `1..5`, `log 1e-6..1e-3`, `int 3..20`, `int log 8..64` or a list of values"
-        )
+        raise ValueError(SYNTAX)
     whole, log, low, high = match[1], match[2], float(match[3]), float(match[4])
     if whole and not (low.is_integer() and high.is_integer()):
         raise ValueError("the bounds of `int` are no whole numbers")
@@ -61,61 +51,81 @@ def distribution(declared: str | list) -> BaseDistribution:
         raise ValueError("an empty range; expected the lower bound first")
     if log and low <= 0:
         raise ValueError("the bounds of `log` must be above 0")
-    return (
-        IntDistribution(int(low), int(high), log=bool(log))
-        if whole
-        else FloatDistribution(low, high, log=bool(log))
-    )
+    if whole:
+        return IntDistribution(int(low), int(high), log=bool(log))
+    return FloatDistribution(low, high, log=bool(log))
 
 
-def value(found: object, values: BaseDistribution) -> object:
-    """What stands for a value that Optuna drew, in params.yaml: a number rounded to `DIGITS`, or
-    the choice itself."""
-    if isinstance(values, CategoricalDistribution):
-        return json.loads(found)
-    if isinstance(values, FloatDistribution):
-        return min(max(float(f"{found:.{DIGITS}g}"), values.low), values.high)
-    return found
+Values = Annotated[BaseDistribution, BeforeValidator(distribution)]
+Space = dict[str, BaseDistribution]
 
 
-def read(branch: str, settings: params.Params) -> dict[str, BaseDistribution]:
-    """The space of a branch, `svm` or `w2v`, every bound and every choice of it tried against the
-    parameter's own validation.
+class Search(params.Section):
+    """All of search.yaml; what each line means stands there beside it."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    seed: int = Field(ge=0, lt=2**32)
+    sampler: Literal["gp", "tpe", "random"]
+    startup: int = Field(ge=1)
+    fold: int = Field(ge=0)
+    svm: dict[str, Values] = Field(min_length=1)
+    w2v: dict[str, Values] = Field(min_length=1)
+
+
+def load() -> Search:
+    """Read and validate search.yaml.
 
     Raises:
-        UserError: an unknown parameter, one that this branch does not depend on, an empty range, a
-            value refused.
+        UserError: as `params.load`.
     """
-    declared, values, space = getattr(settings.search, branch), settings.model_dump(), {}
-    for name, text in declared.items():
-        where = f"params.yaml: search.{branch}: {name}: {text if isinstance(text, str) else json.dumps(text)}"
+    return params.load(FILE, Search)
+
+
+def check(branch: str, space: Space, allowed: Collection[str], settings: params.Params) -> None:
+    """Try every bound and every choice of a branch's space against the parameter's own validation.
+
+    Args:
+        branch: for messages.
+        space: what the branch may vary, by dotted name.
+        allowed: the top-level keys of params.yaml that it may vary.
+        settings: params.yaml.
+
+    Raises:
+        UserError: an unknown parameter, one that is not allowed, or a value that is refused.
+    """
+    values = settings.model_dump()
+    for name, possible in space.items():
+        where = f"{FILE}: {branch}: {name}"
         try:
-            space[name] = distribution(text)
             look_up(values, name)
-        except ValueError as error:
+        except LookupError as error:
             raise UserError(f"{where}: {error}") from None
-        section = name.partition(".")[0]
-        fits = (
-            section in ("mfcc", "svm_train")
-            if branch == "svm"
-            else section in params.Finetuning.model_fields
-        )
-        if not fits or section in UPSTREAM:
-            depends = (
-                "mfcc and svm_train"
-                if branch == "svm"
-                else f"fine-tuning at the top level, but for {', '.join(sorted(UPSTREAM))}"
-            )
-            raise UserError(f"{where}: {branch} searches the parameters of {depends}")
+        if name.partition(".")[0] not in allowed:
+            message = f"a search of {branch} may vary {', '.join(sorted(allowed))}"
+            raise UserError(f"{where}: {message}")
         ends = (
-            [space[name].low, space[name].high] if isinstance(text, str) else map(json.dumps, text)
+            possible.choices
+            if isinstance(possible, CategoricalDistribution)
+            else (possible.low, possible.high)
         )
         for end in ends:
-            try:
-                params.Params.model_validate(put(values, {name: value(end, space[name])}))
-            except ValidationError as error:
-                raise UserError(f"{where}: {params.first_problem(error)}") from None
-    return space
+            params.check(put(values, {name: value(end, possible)}), where)
+
+
+def value(drawn: object, possible: BaseDistribution) -> object:
+    """What Optuna drew, as it stands in params.yaml: a number rounded to `DIGITS`, or the choice
+    itself."""
+    if isinstance(possible, CategoricalDistribution):
+        return json.loads(drawn)
+    if isinstance(possible, FloatDistribution):
+        return min(max(float(f"{drawn:.{DIGITS}g}"), possible.low), possible.high)
+    return drawn
+
+
+def point(drawn: dict[str, object], space: Space) -> dict[str, object]:
+    """The point that Optuna drew, in the order of the space."""
+    return {name: value(drawn[name], space[name]) for name in space if name in drawn}
 
 
 def steps(name: str) -> list[str | int]:
@@ -127,74 +137,66 @@ def look_up(values: dict, name: str) -> object:
     """The value at a dotted name.
 
     Raises:
-        ValueError: there is none.
+        LookupError: there is none.
     """
     for step in steps(name):
         try:
             values = values[step]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(
-                f"no parameter of params.yaml: nothing is called {step} there"
-            ) from None
+            message = f"no parameter of params.yaml: nothing is called {step} there"
+            raise LookupError(message) from None
     return values
 
 
-def put(values: dict, changes: dict[str, object]) -> dict:
-    """A copy of `values` with the changes, by dotted name, made."""
+def put(values: dict, point: dict[str, object]) -> dict:
+    """A copy of `values` with those of the point put in.
+
+    A parameter that is a list of candidates, such as svm_train.C, becomes a list of the one value.
+    """
     values = copy.deepcopy(values)
-    for name, new in changes.items():
+    for name, new in point.items():
         *path, last = steps(name)
         place = look_up(values, ".".join(map(str, path))) if path else values
-        if isinstance(place[last], list) and not isinstance(new, list):
-            new = [new]
         if isinstance(place[last], list):  # in place: the comment on the line hangs on the list
-            place[last][:] = new
+            place[last][:] = new if isinstance(new, list) else [new]
         else:
             place[last] = new
     return values
 
 
-def current(values: dict, space: dict[str, BaseDistribution], branch: str) -> dict[str, object]:
-    """What params.yaml says now, as Optuna's parameters: the first trial, so that a search can only
-    improve on it.
+def current(values: dict, space: Space) -> dict[str, object]:
+    """What params.yaml says now, as Optuna would draw it.
 
     Raises:
         UserError: it lies outside the space.
     """
-    found = {}
+    drawn = {}
     for name, possible in space.items():
         now = look_up(values, name)
-        one = (
-            now[0] if isinstance(now, list) and len(now) == 1 else now
-        )  # of a list of candidates, the only one
+        only = now[0] if isinstance(now, list) and len(now) == 1 else now
         if isinstance(possible, CategoricalDistribution):
-            inside = [choice for choice in possible.choices if json.loads(choice) in (now, one)]
+            inside = [choice for choice in possible.choices if json.loads(choice) in (now, only)]
         else:
-            number = isinstance(one, int | float) and not isinstance(one, bool)
-            inside = [one] if number and possible.low <= one <= possible.high else []
+            number = isinstance(only, int | float) and not isinstance(only, bool)
+            inside = [only] if number and possible.low <= only <= possible.high else []
         if not inside:
             raise UserError(
-                f"params.yaml: {name} = {json.dumps(now)}: outside the space search.{branch}, whose first trial it is; "
-                "widen the space, or change this"
+                f"params.yaml: {name} = {json.dumps(now)}: outside the space in {FILE}, of which it "
+                "is the first trial; widen the space, or change this"
             )
-        found[name] = inside[0]
-    return found
+        drawn[name] = inside[0]
+    return drawn
 
 
-def apply(text: str, changes: dict[str, object]) -> str:
-    """The text of params.yaml with the changes, by dotted name, made and every comment kept."""
+def edit(text: str, point: dict[str, object]) -> str:
+    """The text of params.yaml with the values of the point put in and every comment kept."""
     yaml = YAML()
     yaml.width = 10_000
     yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.representer.add_representer(
         type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
     )
-    flow = {name: yaml.load(json.dumps(new)) for name, new in changes.items()}
+    flow = {name: yaml.load(json.dumps(new)) for name, new in point.items()}
     written = io.StringIO()
     yaml.dump(put(yaml.load(text), flow), written)
     return written.getvalue()
-
-
-def text() -> str:
-    """params.yaml as it is now."""
-    return Path("params.yaml").read_text()

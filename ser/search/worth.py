@@ -1,7 +1,8 @@
 """What parameters are worth: scored on speakers held out inside the training actors of one outer
 fold, never on that fold's own.
 
-A *branch* is `svm` or `w2v`; `fold` is the outer fold that the choice must not see.
+A *branch* is one of the models that the pipeline trains, with what a search needs of it; `fold` is
+the outer fold that the choice must not see.
 """
 
 import hashlib
@@ -19,11 +20,10 @@ from threadpoolctl import threadpool_limits
 from ser import params
 from ser.run import code, outputs
 from ser.run.errors import UserError
-from ser.search.study import STATE
+from ser.search.trial_store import STATE
 from ser.svm import features, model
 
-SCORE = {"svm": "accuracy", "w2v": "uar"}  # what svm_train and `select: inner` choose by themselves
-QUARTERS = 4  # of a training, at which trials are compared: there, long and short ones are equally far in their schedules
+QUARTERS = 4  # of a training: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
 AUDIO = Path("data/audio")
 
@@ -36,7 +36,7 @@ def clips() -> pd.DataFrame:
     """
     if not Path("data/folds.csv").exists():
         raise UserError(
-            "data/folds.csv: no such table; `dvc repro mfcc w2v_features split` makes what a search needs"
+            "data/folds.csv: no such table; `dvc repro mfcc w2v_features` makes what a search needs"
         )
     return pd.read_csv("data/folds.csv")
 
@@ -53,45 +53,6 @@ def may_see(fold: int | None) -> pd.DataFrame:
             f"fold {fold}: not in data/folds.csv; expected one of {sorted(set(table['fold']))}"
         )
     return table[table["fold"] != fold].reset_index(drop=True)
-
-
-def w2v() -> ModuleType:
-    """The part for wav2vec 2.0, loaded when it is needed: torch and transformers take seconds."""
-    from ser.encoder import finetuning
-
-    return finetuning
-
-
-def relevant(branch: str, settings: params.Params) -> dict:
-    """The parameters that a branch's scores depend on, of those that stages after the features
-    read."""
-    values = settings.model_dump()
-    return {
-        name: values[name]
-        for name in (("mfcc", "svm_train") if branch == "svm" else params.Finetuning.model_fields)
-    }
-
-
-def evidence(branch: str, fold: int | None) -> str:
-    """32 hex digits that stand for all that scores come from but the parameters: code, labels and
-    clips of the training actors.
-
-    Scores of other code or data are no scores of the same study. What held-out actors say is not in
-    it.
-    """
-    total = hashlib.sha256()
-    modules = (features, model) if branch == "svm" else (w2v(),)
-    for file in code.behind(*(Path(module.__file__) for module in modules)):
-        total.update(file.read_bytes())
-    seen = may_see(fold)
-    total.update(seen.to_csv(index=False).encode())
-    if branch == "svm":
-        for clip in seen["clip"]:
-            total.update((AUDIO / f"{clip}.wav").read_bytes())
-    else:
-        for part in w2v().inputs(seen["clip"]):
-            total.update(part)
-    return total.hexdigest()[:32]
 
 
 def feature_table(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
@@ -156,58 +117,138 @@ def feature_table(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
     )
 
 
-def choose_svm(settings: params.Params, fold: int) -> tuple[float, dict]:
-    """The inner accuracy of the best of svm_train's candidates, and that candidate."""
-    seen = may_see(fold)
-    with threadpool_limits(1):
-        found, best = model.choose(
-            feature_table(seen, settings),
-            seen["emotion"].to_numpy(dtype=str),
-            seen["actor"].to_numpy(),
-            settings.svm_train,
-        )
-    return float(max(row["accuracy"] for row in found)), best
+class Svm:
+    """The SVM on MFCCs, scored by the accuracy in the cross-validation over training actors that
+    `svm_train` chooses by."""
 
+    name, score = "svm", "inner_accuracy"
+    may_vary = frozenset({"mfcc", "svm_train"})
+    scores_every_fold = True  # at the end, since that takes seconds
 
-def scores(branch: str, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
-    """The score at the quarters of the training that have passed, 1 to 4, the last of which is what
-    counts; an SVM's is 4 at once.
+    def modules(self) -> list[ModuleType]:
+        """Whose code, with all that they import, the scores come from."""
+        return [features, model]
 
-    svm: accuracy in the cross-validation over training actors that svm_train chooses by. w2v: UAR
-    on the inner fold of training actors that `select: inner` looks at, of the last epoch, or of the
-    best so far if `select` says so.
-    """
-    if branch == "svm":
-        yield QUARTERS, choose_svm(settings, fold)[0]
-        return
-    passed = 0
-    for epoch, uar in enumerate(w2v().inner_scores(settings, fold), 1):
-        if QUARTERS * epoch // settings.epochs > passed:
-            passed = QUARTERS * epoch // settings.epochs
-            yield passed, uar
+    def depends_on(self, settings: params.Params) -> dict[str, object]:
+        """The parameters that the scores come from."""
+        return settings.model_dump(include=set(self.may_vary))
 
+    def inputs(self, clips: pd.Series) -> Iterator[bytes]:
+        """The data of these clips that the scores come from."""
+        for clip in clips:
+            yield (AUDIO / f"{clip}.wav").read_bytes()
 
-def held_out(branch: str, settings: params.Params, fold: int) -> pd.Series:
-    """The emotions predicted for the clips of the outer fold, by clip, as the branch's own stage
-    predicts them; kept on disk."""
-    key = hashlib.sha256(
-        json.dumps([relevant(branch, settings), evidence(branch, None), fold]).encode()
-    ).hexdigest()[:32]
-    kept = STATE / "predictions" / f"{key}.csv"
-    if not kept.exists():
-        found = predict(branch, settings, fold)
-        with outputs.whole(kept) as path:
-            found.rename_axis("clip").rename("predicted").to_csv(path)
-    return pd.read_csv(kept, index_col="clip")["predicted"]
+    def chosen_by_stage(self, settings: params.Params, fold: int) -> dict[str, object]:
+        """What `svm_train` would choose from its candidates, by dotted name."""
+        rows, best = self.choose(settings, fold)
+        return {f"svm_train.{name}": chosen for name, chosen in best.items()}
 
+    def choose(self, settings: params.Params, fold: int) -> tuple[list[dict], dict]:
+        """`model.choose` among svm_train's candidates, on the training actors of a fold."""
+        seen = may_see(fold)
+        with threadpool_limits(1):
+            return model.choose(
+                feature_table(seen, settings),
+                seen["emotion"].to_numpy(dtype=str),
+                seen["actor"].to_numpy(),
+                settings.svm_train,
+            )
 
-def predict(branch: str, settings: params.Params, fold: int) -> pd.Series:
-    """Train outside the fold, predict in it."""
-    if branch == "svm":
+    def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
+        """The quarters that have passed and the score: all four at once."""
+        rows, _ = self.choose(settings, fold)
+        yield QUARTERS, float(max(row["accuracy"] for row in rows))
+
+    def predict(self, settings: params.Params, fold: int) -> pd.Series:
+        """Train outside the fold as `svm_train` does: the emotions predicted in it, by clip."""
         table = clips()
         rows = (table["fold"] != fold).to_numpy()
         probabilities = model.fold(
             (str(fold), rows), feature_table(table, settings), table, settings.svm_train
         )[-1]
         return probabilities.idxmax(axis=1).set_axis(table.loc[~rows, "clip"])
-    return w2v().predict(settings, fold)
+
+
+class Wav2Vec:
+    """The fine-tuning of wav2vec 2.0, scored by the UAR on the inner fold of training actors that
+    `select: inner` looks at."""
+
+    name, score = "w2v", "inner_uar"
+    # But for what earlier stages read, which would have to run anew.
+    may_vary = frozenset(params.Finetuning.model_fields) - {
+        "checkpoint",
+        "revision",
+        "trim_db",
+        "freeze_cnn",
+    }
+    scores_every_fold = False  # at the end, but the clean one
+
+    @property
+    def finetuning(self) -> ModuleType:
+        """Loaded when it is needed: torch and transformers take seconds."""
+        from ser.encoder import finetuning
+
+        return finetuning
+
+    def modules(self) -> list[ModuleType]:
+        """Whose code, with all that they import, the scores come from."""
+        return [self.finetuning]
+
+    def depends_on(self, settings: params.Params) -> dict[str, object]:
+        """The parameters that the scores come from."""
+        return settings.model_dump(include=set(params.Finetuning.model_fields))
+
+    def inputs(self, clips: pd.Series) -> Iterator[bytes]:
+        """The data of these clips that the scores come from."""
+        return self.finetuning.inputs(clips)
+
+    def chosen_by_stage(self, settings: params.Params, fold: int) -> dict[str, object]:
+        """Nothing: `w2v_finetune` does what params.yaml says."""
+        return {}
+
+    def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
+        """At each quarter of the training: how many have passed, and the score of the last epoch,
+        or of the best so far if `select` says so."""
+        passed = 0
+        for epoch, uar in enumerate(self.finetuning.inner_scores(settings, fold), 1):
+            if QUARTERS * epoch // settings.epochs > passed:
+                passed = QUARTERS * epoch // settings.epochs
+                yield passed, uar
+
+    def predict(self, settings: params.Params, fold: int) -> pd.Series:
+        """Train outside the fold as `w2v_finetune` does: the emotions predicted in it, by clip."""
+        return self.finetuning.predict(settings, fold)
+
+
+BRANCHES = {branch.name: branch for branch in (Svm(), Wav2Vec())}
+Branch = Svm | Wav2Vec
+
+
+def evidence(branch: Branch, fold: int | None) -> str:
+    """32 hex digits that stand for all that scores come from but the parameters: code, labels and
+    clips of the training actors.
+
+    Scores of other code or data are no scores of the same study. What held-out actors say is not in
+    it.
+    """
+    total = hashlib.sha256()
+    for file in code.behind(*(Path(module.__file__) for module in branch.modules())):
+        total.update(file.read_bytes())
+    seen = may_see(fold)
+    total.update(seen.to_csv(index=False).encode())
+    for part in branch.inputs(seen["clip"]):
+        total.update(part)
+    return total.hexdigest()[:32]
+
+
+def held_out(branch: Branch, settings: params.Params, fold: int) -> pd.Series:
+    """The emotions predicted for the clips of the outer fold, by clip, as the branch's own stage
+    predicts them; kept on disk."""
+    origin = [branch.depends_on(settings), evidence(branch, None), fold]
+    key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:32]
+    kept = STATE / "predictions" / f"{key}.csv"
+    if not kept.exists():
+        predicted = branch.predict(settings, fold)
+        with outputs.whole(kept) as path:
+            predicted.rename_axis("clip").rename("predicted").to_csv(path)
+    return pd.read_csv(kept, index_col="clip")["predicted"]
