@@ -68,9 +68,7 @@ def test_bad_values_are_named(tmp_path, pattern, replacement, words):
 
 def test_every_parameter_has_a_comment_of_its_own():
     assert not [
-        line
-        for line in PARAMS.splitlines()
-        if re.match(r" *\w+: *[^ #]", line) and "#" not in line
+        line for line in PARAMS.splitlines() if re.match(r" *\w+: *[^ #]", line) and "#" not in line
     ]
 
 
