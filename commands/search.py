@@ -31,9 +31,9 @@ from filelock import FileLock
 from ser import params
 from ser.run import errors
 from ser.run.errors import UserError
-from ser.search import outcome, space, worth
+from ser.search import outcome, space, trial_store, worth
 from ser.search.fold_search import FoldSearch
-from ser.search.trial_store import STATE, TrialStore, database_trouble
+from ser.search.trial_store import STATE, TrialStore
 
 
 def arguments() -> argparse.Namespace:
@@ -67,9 +67,10 @@ def arguments() -> argparse.Namespace:
     return budget
 
 
-def run(budget: argparse.Namespace, settings: params.Params, search: space.Search) -> None:
+def run(
+    store: TrialStore, budget: argparse.Namespace, settings: params.Params, search: space.Search
+) -> None:
     """Search until the budget is used up, then score the choices and say what they are."""
-    store = TrialStore()
     folds = settings.folds if budget.nested else [search.fold]
     searches = [FoldSearch(store, budget.branch, fold, settings, search) for fold in folds]
 
@@ -84,8 +85,6 @@ def run(budget: argparse.Namespace, settings: params.Params, search: space.Searc
         )
         return
 
-    for each in searches:
-        each.require()
     with FileLock(STATE / "results.lock"):
         figures, tables, protocol = outcome.write(searches, budget.nested, settings)
     print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
@@ -102,8 +101,9 @@ def main() -> None:
     """Read what to do and do it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    with database_trouble():
-        run(arguments(), params.load(), space.load())
+    budget, settings, search = arguments(), params.load(), space.load()
+    with trial_store.opened() as store:
+        run(store, budget, settings, search)
 
 
 if __name__ == "__main__":

@@ -50,17 +50,20 @@ class FoldSearch:
         self.text, self.values = Path("params.yaml").read_text(), settings.model_dump()
         self.space = getattr(search, branch)
         space.check(branch, self.space, self.branch.may_vary, settings)
-        origin = [search.seed, search.sampler, search.startup]
-        origin += [{name: distribution_to_json(values) for name, values in self.space.items()}]
-        origin += [self.branch.depends_on(settings), worth.evidence(self.branch, fold)]
+        origin = [
+            (search.seed, search.sampler, search.startup),
+            {name: distribution_to_json(values) for name, values in self.space.items()},
+            self.branch.depends_on(settings),
+            worth.evidence(self.branch, fold),
+        ]
         digest = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:6]
         self.study = SharedStudy(store, f"{branch}-fold{fold}-{digest}", self.space, search)
 
-    def point(self, trial: FrozenTrial) -> dict[str, object]:
+    def point(self, trial: FrozenTrial) -> space.Point:
         """A trial's parameters as they stand in params.yaml, by dotted name."""
         return space.point(trial.params, self.space)
 
-    def parameters(self, drawn: dict[str, object]) -> params.Params:
+    def parameters(self, drawn: space.Point) -> params.Params:
         """All parameters, with Optuna's `drawn` put in.
 
         Raises:
@@ -69,14 +72,14 @@ class FoldSearch:
         point = space.point(drawn, self.space)
         return params.check(space.put(self.values, point), f"with {json.dumps(point)}")
 
-    def first(self) -> dict[str, object]:
+    def first(self) -> space.Point:
         """What params.yaml says now. Where that leaves a choice to the branch's stage, what the
         stage chooses."""
         chosen = self.branch.chosen_by_stage(self.settings, self.fold)
         known = {name: chosen[name] for name in chosen if name in self.space}
         return space.current(space.put(self.values, known), self.space)
 
-    def score(self, drawn: dict[str, object], trial: Trial) -> float:
+    def score(self, drawn: space.Point, trial: Trial) -> float:
         """The inner score. A trial that falls behind is given up and keeps the score that it has:
         of Optuna's own pruned trials, a Gaussian process would learn nothing."""
         for quarter, score in self.branch.scores(self.parameters(drawn), self.fold):
@@ -94,7 +97,8 @@ class FoldSearch:
         """Make an experiment of every finished trial, whoever ran it, that is none here yet."""
         known, name = experiments.names(), self.branch.name
         for trial in self.study.finished():
-            if self.experiment(trial) in known:
+            when = trial.datetime_complete
+            if self.experiment(trial) in known or when is None:
                 continue
             point = self.point(trial)
             score = {} if trial.value is None else {self.branch.score: round(trial.value, 4)}
@@ -111,7 +115,7 @@ class FoldSearch:
             stale = [] if unchanged else [f"metrics/{name}*", "metrics/compare*"]
             experiments.save(
                 self.experiment(trial),
-                trial.datetime_complete,
+                when,
                 f"{message}: {reason}" if reason else message,
                 files,
                 stale,
@@ -130,7 +134,7 @@ class FoldSearch:
         with bar:
             while time.monotonic() < end and self.study.step(trials, self.first, self.score):
                 self.record()
-                best, bar.n = self.best(), len(self.study.distinct())
+                best, bar.n = self.study.best(), len(self.study.distinct())
                 text = "none has a score yet"
                 if best:
                     text = f"best {best.value:.4f} in trial {best.number}"
@@ -139,17 +143,15 @@ class FoldSearch:
                 bar.set_postfix_str(text)
         self.record()
 
-    def best(self) -> FrozenTrial | None:
-        """The trial with the highest score, of equal ones the first."""
-        return self.study.best()
-
-    def require(self) -> None:
-        """Make sure that there is something to choose.
+    def best(self) -> FrozenTrial:
+        """The trial with the highest score, of equal ones the first.
 
         Raises:
             UserError: no trial has a score; the message says why the first has none.
         """
-        if self.best() is None:
+        best = self.study.best()
+        if best is None:
             reasons = [trial.user_attrs.get("reason") for trial in self.study.finished()]
             reason = reasons[0] if reasons else "the time was up before that"
             raise UserError(f"{self.study.name}: no trial has a score: {reason}")
+        return best

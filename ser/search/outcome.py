@@ -3,6 +3,7 @@ outer folds, which nothing has looked at before."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from ser import params, scoring
 from ser.run import outputs
-from ser.search import worth
+from ser.search import space, worth
 from ser.search.fold_search import FoldSearch, ending
 
 FOLDER = Path("metrics/search")
@@ -45,7 +46,7 @@ NESTED = (
 )
 
 
-def plain(point: dict[str, object]) -> dict[str, int | float | str]:
+def plain(point: space.Point) -> dict[str, int | float | str]:
     """A trial's parameters with lists and dicts as text."""
     return {
         name: value if isinstance(value, int | float | str) else json.dumps(value)
@@ -86,14 +87,12 @@ def parallel(search: FoldSearch) -> pd.DataFrame:
     """A row per trial and parameter, with the value's place in its range, 0 to 1: a line per trial
     across the parameters."""
 
-    def place(name: str, drawn: object) -> float:
+    def place(name: str, drawn: Any) -> float:
         possible = search.space[name]
         if isinstance(possible, CategoricalDistribution):
             return possible.choices.index(drawn) / max(len(possible.choices) - 1, 1)
-        low, here, high = (
-            np.log(number) if possible.log else number
-            for number in (possible.low, drawn, possible.high)
-        )
+        edges = np.array([possible.low, drawn, possible.high], float)
+        low, here, high = np.log(edges) if possible.log else edges
         return (here - low) / (high - low)
 
     rows = [
@@ -118,7 +117,7 @@ def choices(searches: list[FoldSearch]) -> pd.DataFrame:
     rows = []
     for search in searches:
         best, distinct = search.best(), search.study.distinct()
-        row = {
+        row: dict[str, Any] = {
             "fold": search.fold,
             "trials": len(distinct),
             "given_up": sum("given_up_at" in trial.user_attrs for trial in distinct),
@@ -145,7 +144,7 @@ def predictions(
     """
     branch, own = searches[0].branch, {search.fold: search for search in searches}
     every = branch.scores_every_fold and not nested
-    parts = {"before": [], "after": []}
+    parts: dict[str, list[pd.DataFrame]] = {"before": [], "after": []}
     for fold in tqdm(sorted({*own, *settings.folds} if every else own), "outer folds", unit="fold"):
         search = own.get(fold, searches[0])
         chosen = search.parameters(search.best().params)

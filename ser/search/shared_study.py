@@ -84,7 +84,7 @@ class SharedStudy:
     def best(self) -> FrozenTrial | None:
         """The trial with the highest score, of equal ones the first."""
         scored = [trial for trial in self.finished() if trial.state == TrialState.COMPLETE]
-        return max(scored, key=lambda trial: (trial.value, -trial.number), default=None)
+        return max(scored, key=lambda trial: (trial.values, -trial.number), default=None)
 
     def put_back(self, trial: FrozenTrial) -> None:
         """Have a trial that was not finished run again, with the same parameters."""
@@ -103,21 +103,20 @@ class SharedStudy:
 
         To be called during a turn.
         """
-        for trial in self.trials():
-            if trial.state == TrialState.RUNNING and self.store.is_dead(
-                trial.user_attrs.get("worker")
-            ):
-                self.put_back(trial)
+        for known in self.trials():
+            worker = known.user_attrs.get("worker")
+            if known.state == TrialState.RUNNING and self.store.is_dead(worker):
+                self.put_back(known)
         if not self.trials():
             self.optuna.enqueue_trial(first())
-        known = self.trials()
-        waiting = sum(trial.state == TrialState.WAITING for trial in known)
-        count = sum("same_as" not in trial.user_attrs for trial in known)
+        taken = self.trials()
+        waiting = sum(trial.state == TrialState.WAITING for trial in taken)
+        distinct = sum("same_as" not in trial.user_attrs for trial in taken)
         # A space may hold fewer points than the budget has trials.
-        if not waiting and (count >= trials or len(known) >= 2 * trials):
+        if not waiting and (distinct >= trials or len(taken) >= 2 * trials):
             return None
-        self.optuna.sampler = make_sampler(self.search, len(known) - waiting)
-        trial = self.optuna.ask(self.space)
+        self.optuna.sampler = make_sampler(self.search, len(taken) - waiting)
+        trial = self.optuna.ask({**self.space})
         trial.set_user_attr("worker", self.store.worker)
         return trial
 

@@ -10,14 +10,9 @@ import io
 import json
 import re
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, ConfigDict, Field
 from ruamel.yaml import YAML
 
@@ -30,8 +25,12 @@ RANGE = re.compile(rf"(int )?(log )?({NUMBER})\.\.({NUMBER})")
 SYNTAX = "expected `1..5`, `log 1e-6..1e-3`, `int 3..20`, `int log 8..64` or a list of values"
 DIGITS = 4  # of a number drawn: more would only make params.yaml hard to read
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = dict[str, Distribution]
+Point = dict[str, Any]
 
-def distribution(declared: object) -> BaseDistribution:
+
+def distribution(declared: object) -> Distribution:
     """What Optuna calls the values that search.yaml declares.
 
     Raises:
@@ -56,8 +55,7 @@ def distribution(declared: object) -> BaseDistribution:
     return FloatDistribution(low, high, log=bool(log))
 
 
-Values = Annotated[BaseDistribution, BeforeValidator(distribution)]
-Space = dict[str, BaseDistribution]
+Values = Annotated[Distribution, BeforeValidator(distribution)]
 
 
 class Search(params.Section):
@@ -113,7 +111,7 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
             params.check(put(values, {name: value(end, possible)}), where)
 
 
-def value(drawn: object, possible: BaseDistribution) -> object:
+def value(drawn: Any, possible: Distribution) -> Any:
     """What Optuna drew, as it stands in params.yaml: a number rounded to `DIGITS`, or the choice
     itself."""
     if isinstance(possible, CategoricalDistribution):
@@ -123,7 +121,7 @@ def value(drawn: object, possible: BaseDistribution) -> object:
     return drawn
 
 
-def point(drawn: dict[str, object], space: Space) -> dict[str, object]:
+def point(drawn: Point, space: Space) -> Point:
     """The point that Optuna drew, in the order of the space."""
     return {name: value(drawn[name], space[name]) for name in space if name in drawn}
 
@@ -133,7 +131,7 @@ def steps(name: str) -> list[str | int]:
     return [int(step) if step.isdigit() else step for step in name.split(".")]
 
 
-def look_up(values: dict, name: str) -> object:
+def look_up(values: dict, name: str) -> Any:
     """The value at a dotted name.
 
     Raises:
@@ -148,7 +146,7 @@ def look_up(values: dict, name: str) -> object:
     return values
 
 
-def put(values: dict, point: dict[str, object]) -> dict:
+def put(values: dict, point: Point) -> dict:
     """A copy of `values` with those of the point put in.
 
     A parameter that is a list of candidates, such as svm_train.C, becomes a list of the one value.
@@ -164,31 +162,31 @@ def put(values: dict, point: dict[str, object]) -> dict:
     return values
 
 
-def current(values: dict, space: Space) -> dict[str, object]:
+def current(values: dict, space: Space) -> Point:
     """What params.yaml says now, as Optuna would draw it.
 
     Raises:
         UserError: it lies outside the space.
     """
-    drawn = {}
+    drawn: Point = {}
     for name, possible in space.items():
         now = look_up(values, name)
         only = now[0] if isinstance(now, list) and len(now) == 1 else now
         if isinstance(possible, CategoricalDistribution):
-            inside = [choice for choice in possible.choices if json.loads(choice) in (now, only)]
+            inside = [each for each in possible.choices if json.loads(str(each)) in (now, only)]
         else:
             number = isinstance(only, int | float) and not isinstance(only, bool)
             inside = [only] if number and possible.low <= only <= possible.high else []
         if not inside:
             raise UserError(
-                f"params.yaml: {name} = {json.dumps(now)}: outside the space in {FILE}, of which it "
-                "is the first trial; widen the space, or change this"
+                f"params.yaml: {name} = {json.dumps(now)}: outside the space in {FILE}; the first "
+                "trial has what params.yaml says: widen the space, or change this"
             )
         drawn[name] = inside[0]
     return drawn
 
 
-def edit(text: str, point: dict[str, object]) -> str:
+def edit(text: str, point: Point) -> str:
     """The text of params.yaml with the values of the point put in and every comment kept."""
     yaml = YAML()
     yaml.width = 10_000

@@ -12,11 +12,11 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -33,7 +33,8 @@ class FileLocks:
 
     def __init__(self, folder: Path):
         """Make the folder, if need be, and remove what killed workers left in it."""
-        self.folder, self.held = folder, {}
+        self.folder = folder
+        self.held: dict[str, BaseFileLock] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self.acquire(TURN)
         for file in folder.iterdir():
@@ -50,6 +51,11 @@ class FileLocks:
         """Let go of a lock."""
         self.held.pop(name).release()
 
+    def close(self) -> None:
+        """Let go of all."""
+        for name in list(self.held):
+            self.release(name)
+
     def is_free(self, name: str) -> bool:
         """Whether no other process holds a lock."""
         try:
@@ -64,8 +70,8 @@ class DatabaseLocks:
 
     def __init__(self, url: sqlalchemy.URL):
         """Connect, and have the server notice within a minute that this machine is gone."""
-        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-        self.connection = engine.connect()
+        self.engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        self.connection = self.engine.connect()
         for setting, number in {"idle": 30, "interval": 10, "count": 3}.items():
             self.connection.execute(sqlalchemy.text(f"SET tcp_keepalives_{setting} = {number}"))
 
@@ -77,12 +83,17 @@ class DatabaseLocks:
         """Let go of a lock."""
         self.call("pg_advisory_unlock", name)
 
+    def close(self) -> None:
+        """Let go of all."""
+        self.connection.close()
+        self.engine.dispose()
+
     def is_free(self, name: str) -> bool:
         """Whether no other connection holds a lock."""
         free = self.call("pg_try_advisory_lock", name)
         if free:
             self.release(name)
-        return free
+        return bool(free)
 
     def call(self, function: str, name: str) -> bool | None:
         """Call one of PostgreSQL's functions with the number that stands for a lock's name."""
@@ -90,28 +101,22 @@ class DatabaseLocks:
         return self.connection.scalar(sqlalchemy.select(getattr(sqlalchemy.func, function)(number)))
 
 
-def database(place: str) -> tuple[BaseStorage, DatabaseLocks]:
-    """A PostgreSQL database's trials and locks.
+def postgresql(place: str) -> sqlalchemy.URL:
+    """The URL of a PostgreSQL database.
 
     Raises:
-        UserError: no such URL, or nobody answers there.
+        UserError: it is none.
     """
-    name = place.partition("://")[0]
     try:
         url = sqlalchemy.make_url(place)
     except sqlalchemy.exc.ArgumentError:
         url = None
     if url is None or url.get_backend_name() != "postgresql":
+        name = place.partition("://")[0]
         raise UserError(
             f"SEARCH_STORAGE = {name}://…: expected a file's path or postgresql://user@host/name"
         )
-    url = url.set(drivername="postgresql+psycopg")
-    locks = DatabaseLocks(url)
-    # Of workers that find an empty database, the first makes the tables.
-    locks.acquire(TURN)
-    storage = RDBStorage(url.render_as_string(hide_password=False))
-    locks.release(TURN)
-    return storage, locks
+    return url.set(drivername="postgresql+psycopg")
 
 
 class TrialStore:
@@ -122,22 +127,33 @@ class TrialStore:
         worker: this worker's name, which no other has or had.
     """
 
-    def __init__(self):
-        """Open the storage that SEARCH_STORAGE names.
+    def __init__(self, place: str) -> None:
+        """Open the storage that SEARCH_STORAGE names, or the one in `STATE` if that is empty.
 
         Raises:
             UserError: a URL that is none of PostgreSQL.
         """
-        place, self.worker = os.environ.get("SEARCH_STORAGE", ""), uuid.uuid4().hex
-        STATE.mkdir(parents=True, exist_ok=True)
+        self.worker = uuid.uuid4().hex
         self.optuna: BaseStorage
+        self.locks: FileLocks | DatabaseLocks
+        STATE.mkdir(parents=True, exist_ok=True)
         if "://" in place:
-            self.optuna, self.locks = database(place)
+            url = postgresql(place)
+            self.locks = DatabaseLocks(url)
+            with self.turn():  # of workers that find an empty database, the first makes the tables
+                self.optuna = RDBStorage(url.render_as_string(hide_password=False))
         else:
             path = Path(place or STATE / "journal.log").resolve()
             self.locks = FileLocks(path.with_name(f"{path.name}.workers"))
             self.optuna = JournalStorage(JournalFileBackend(str(path)))
         self.locks.acquire(self.worker)
+
+    def close(self) -> None:
+        """Close all connections: this worker is alive no more."""
+        if isinstance(self.optuna, RDBStorage):
+            self.optuna.remove_session()
+            self.optuna.engine.dispose()
+        self.locks.close()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -158,19 +174,19 @@ class TrialStore:
 
 
 @contextmanager
-def database_trouble() -> Iterator[None]:
-    """Make a user's error of a database that can't be reached, or not any more.
+def opened() -> Iterator[TrialStore]:
+    """The storage that SEARCH_STORAGE names, until the end of the block.
 
     Raises:
-        UserError: it can't.
+        UserError: it is no storage, can't be reached, or not any more.
     """
     try:
-        yield
+        with closing(TrialStore(os.environ.get("SEARCH_STORAGE", ""))) as store:
+            yield store
     except (OperationalError, InterfaceError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         if not isinstance(cause, OperationalError | InterfaceError):
             raise
         reason = " ".join(str(cause.orig).split())[:200]
-        raise UserError(
-            f"SEARCH_STORAGE: {reason}; the search goes on when started again"
-        ) from None
+        message = f"SEARCH_STORAGE: {reason}; started again, the search goes on"
+        raise UserError(message) from None

@@ -125,9 +125,9 @@ class Svm:
     may_vary = frozenset({"mfcc", "svm_train"})
     scores_every_fold = True  # at the end, since that takes seconds
 
-    def modules(self) -> list[ModuleType]:
-        """Whose code, with all that they import, the scores come from."""
-        return [features, model]
+    def code(self) -> list[Path]:
+        """The modules that, with all that they import, the scores come from."""
+        return [Path(features.__file__), Path(model.__file__)]
 
     def depends_on(self, settings: params.Params) -> dict[str, object]:
         """The parameters that the scores come from."""
@@ -190,9 +190,9 @@ class Wav2Vec:
 
         return finetuning
 
-    def modules(self) -> list[ModuleType]:
-        """Whose code, with all that they import, the scores come from."""
-        return [self.finetuning]
+    def code(self) -> list[Path]:
+        """The modules that, with all that they import, the scores come from."""
+        return [Path(self.finetuning.__file__ or "")]
 
     def depends_on(self, settings: params.Params) -> dict[str, object]:
         """The parameters that the scores come from."""
@@ -232,7 +232,7 @@ def evidence(branch: Branch, fold: int | None) -> str:
     it.
     """
     total = hashlib.sha256()
-    for file in code.behind(*(Path(module.__file__) for module in branch.modules())):
+    for file in code.behind(*branch.code()):
         total.update(file.read_bytes())
     seen = may_see(fold)
     total.update(seen.to_csv(index=False).encode())

@@ -1,16 +1,12 @@
 """The search as users run it: what it may see, and what happens when workers are killed or share
 the work."""
 
-import getpass
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +23,7 @@ from ser import params
 from ser.run.errors import UserError
 from ser.search import outcome, space, worth
 from ser.search.fold_search import FoldSearch
-from ser.search.trial_store import STATE, TrialStore
+from ser.search.trial_store import STATE, opened
 from ser.svm import model
 from stages import checkpoint, download, resample, split, w2v_features
 
@@ -105,11 +101,10 @@ def start(project: Project, *arguments: str) -> subprocess.Popen:
     )
 
 
-def trials(storage: optuna.storages.BaseStorage | None = None) -> list[optuna.trial.FrozenTrial]:
-    """Every trial in a storage, those of dead workers included; if none is given, the journal."""
-    if storage is None:
-        backend = optuna.storages.journal.JournalFileBackend(str(JOURNAL))
-        storage = optuna.storages.JournalStorage(backend)
+def trials() -> list[optuna.trial.FrozenTrial]:
+    """Every trial in the journal, those of dead workers included."""
+    backend = optuna.storages.journal.JournalFileBackend(str(JOURNAL))
+    storage = optuna.storages.JournalStorage(backend)
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
     return [
         trial
@@ -244,80 +239,18 @@ def test_killed_and_started_again_it_goes_on_as_it_would_have(project, monkeypat
     pd.testing.assert_frame_equal(table("svm").drop(columns=["trial"]), resumed)
 
 
-def assert_shared(trials: list[optuna.trial.FrozenTrial], number: int, workers: int) -> None:
-    """Assert that so many trials, no two alike, were scored by so many workers."""
-    scored = [trial for trial in trials if "same_as" not in trial.user_attrs]
-    assert len(scored) == number
-    assert all(trial.state == TrialState.COMPLETE for trial in scored)
-    assert len({str(trial.params) for trial in scored}) == number
-    assert len({trial.user_attrs["worker"] for trial in scored}) == workers
-
-
 def test_two_workers_never_run_the_same_trial(project, monkeypatch):
     other = start(project, "svm", "--trials", "16")
     wait_for_trials(other, 1)
     run(monkeypatch, "svm", "--trials", "16")
     _, errors = other.communicate(timeout=100)
     assert other.returncode == 0, errors
-    assert_shared(trials(), 16, workers=2)
+    scored = [trial for trial in trials() if "same_as" not in trial.user_attrs]
+    assert len(scored) == 16
+    assert all(trial.state == TrialState.COMPLETE for trial in scored)
+    assert len({str(trial.params) for trial in scored}) == 16
+    assert len({trial.user_attrs["worker"] for trial in scored}) == 2
     assert table("svm", "choices").loc[0, "trials"] == 16
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database of a server of our own, from Debian's package."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        pytest.skip("no PostgreSQL here: apt-get install postgresql")
-    user = getpass.getuser()
-    if user == "root":  # as whom the server refuses to run
-        user = "postgres"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    folder = Path(tempfile.mkdtemp())  # and not tmp_path, into which another user may not look
-    shutil.chown(folder, user)
-    owner = {"user": user} if user != getpass.getuser() else {}
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [programs[-1] / program, "--pgdata", folder / "data", *arguments],
-            check=True,
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            **owner,
-        )
-
-    try:
-        run("initdb", "--auth", "trust", "--username", "searcher", "--no-sync")
-        options = f"-p {port} -k {folder} -c listen_addresses=localhost -c fsync=off"
-        run("pg_ctl", "--wait", "--log", str(folder / "log"), "--options", options, "start")
-        yield f"postgresql://searcher@localhost:{port}/postgres"
-        run("pg_ctl", "--mode", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
-
-
-def test_workers_share_a_database_that_starts_empty(project, monkeypatch, postgres):
-    project.env["SEARCH_STORAGE"] = postgres
-    workers = [start(project, "svm", "--trials", "8") for _ in range(2)]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=200)
-        assert worker.returncode == 0, errors
-    monkeypatch.setenv("SEARCH_STORAGE", postgres)
-    store = TrialStore()
-    assert_shared(trials(store.optuna), 8, workers=2)
-    assert not JOURNAL.exists()
-
-    killed = start(project, "svm", "--trials", "12")
-    while not any(trial.state == TrialState.RUNNING for trial in trials(store.optuna)):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    run(monkeypatch, "svm", "--trials", "12")
-    assert table("svm", "choices").loc[0, "trials"] == 12
-    assert sum("instead_of" in trial.user_attrs for trial in trials(store.optuna)) == 1
 
 
 def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch):
@@ -349,9 +282,10 @@ def test_a_training_that_falls_behind_is_given_up_and_keeps_its_score(project, m
     monkeypatch.setattr(
         worth.Wav2Vec, "scores", lambda _, settings, fold: enumerate(learning[settings.lr], 1)
     )
-    fold_search = FoldSearch(TrialStore(), "w2v", 0, params.load(), space.load())
-    fold_search.run(4, 60)
-    rows = outcome.trials(fold_search)
+    with opened() as store:
+        fold_search = FoldSearch(store, "w2v", 0, params.load(), space.load())
+        fold_search.run(4, 60)
+        rows = outcome.trials(fold_search)
     distinct = rows[~rows["ending"].str.startswith("as trial")]
     assert set(zip(distinct["lr"], distinct["ending"], distinct["score"], strict=True)) == {
         (1e-3, "done", 0.5),

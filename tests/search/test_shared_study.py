@@ -1,5 +1,7 @@
 """What trials of a shared study may do: be taken once, be lost, fail, be given up."""
 
+from collections.abc import Iterator
+
 import optuna
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ser import params
 from ser.run.errors import UserError
 from ser.search import space
 from ser.search.shared_study import SharedStudy, is_expected, make_sampler
-from ser.search.trial_store import TrialStore
+from ser.search.trial_store import TrialStore, opened
 
 SEARCH = params.load(ROOT / "search.yaml", space.Search)
 RANDOM = SEARCH.model_copy(update={"sampler": "random"})
@@ -21,12 +23,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> TrialStore:
+def store(tmp_path, monkeypatch) -> Iterator[TrialStore]:
     """An empty storage in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEARCH_STORAGE", raising=False)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return TrialStore()
+    with opened() as store:
+        yield store
 
 
 def first() -> dict:
