@@ -25,12 +25,12 @@ def gather(folds: list[int], name: str) -> pd.DataFrame:
 def main() -> None:
     """Gather steps and epochs."""
     folds = params.load().folds
-    for name, target in (
-        ("curve.csv", "data/w2v_steps.csv"),
-        ("epochs.csv", "metrics/w2v_epochs.csv"),
-    ):
-        with outputs.whole(target) as path:
-            gather(folds, name).to_csv(path, index=False, float_format="%.6g")
+    with outputs.together() as output:
+        for name, target in (
+            ("curve.csv", "data/w2v_steps.csv"),
+            ("epochs.csv", "metrics/w2v_epochs.csv"),
+        ):
+            gather(folds, name).to_csv(output(target), index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

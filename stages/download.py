@@ -65,14 +65,11 @@ def by_emotion(clips: pd.DataFrame) -> pd.DataFrame:
 
 @errors.one_line
 def main() -> None:
-    """Make or fetch the corpus, describe it, and put everything in place together."""
+    """Make or fetch the corpus and describe it."""
     settings = params.load()
     source = ravdess.locate() if settings.corpus == "ravdess" else None
-    with (
-        outputs.whole("data/raw") as folder,
-        outputs.whole("metrics/corpus.json") as summary,
-        outputs.whole("metrics/corpus.csv") as table,
-    ):
+    with outputs.together() as output:
+        folder = output("data/raw")
         if source:
             print(f"Reading {source}", flush=True)
             md5s = ravdess.read_manifest(ravdess.MANIFEST)
@@ -84,8 +81,8 @@ def main() -> None:
             paths = folder.rglob("*.wav")
             md5s = {path.relative_to(folder).as_posix(): transfer.checksum(path) for path in paths}
         clips = measure(folder, md5s)
-        summary.write_text(outputs.as_json(figures(clips)), encoding="utf-8", newline="\n")
-        by_emotion(clips).to_csv(table, lineterminator="\n")
+        outputs.write_json(output("metrics/corpus.json"), figures(clips))
+        by_emotion(clips).to_csv(output("metrics/corpus.csv"), lineterminator="\n")
     minutes = clips["seconds"].sum() / 60
     title = corpus.TITLES[settings.corpus]
     print(

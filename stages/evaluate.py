@@ -57,14 +57,13 @@ def main() -> None:
         "emotions": scoring.by_emotion(predictions),
         "confusion": predictions[["actual", "predicted"]],
     }
-    with outputs.whole(f"metrics/{model}_protocol.txt") as path:
-        path.write_text(text + "\n")
-    for name, table in tables.items():
-        with outputs.whole(f"metrics/{model}_{name}.csv") as path:
+    with outputs.together() as output:
+        output(f"metrics/{model}_protocol.txt").write_text(text + "\n")
+        for name, table in tables.items():
+            path = output(f"metrics/{model}_{name}.csv")
             table.to_csv(path, index=False, float_format="%.4f")
-    with outputs.whole(f"metrics/{model}_confusion.png") as path:
-        plots.draw(predictions, title, path)
-    outputs.write_json(f"metrics/{model}.json", figures)
+        plots.draw(predictions, title, output(f"metrics/{model}_confusion.png"))
+        outputs.write_json(output(f"metrics/{model}.json"), figures)
     print(title)
 
 

@@ -7,8 +7,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -48,6 +48,17 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         if work:
             close(work, path)
+
+
+@contextmanager
+def together() -> Iterator[Callable[[str | Path], Path]]:
+    """Yield a function that does what `whole` does, for several outputs that belong together.
+
+    All are moved to their places at the end, so that a stage that fails half-way leaves no new
+    output beside an old one.
+    """
+    with ExitStack() as stack:
+        yield lambda path: stack.enter_context(whole(path))
 
 
 def open_work_folder(path: Path) -> Path:

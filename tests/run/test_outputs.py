@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all, whatever happens to the process that writes them."""
 
+import json
 import os
 import stat
 import subprocess
@@ -211,16 +212,28 @@ def test_work_on_a_longer_name_is_another_output(target):
     assert not list(target.parent.glob(".*.partial"))
 
 
-def test_two_outputs_of_one_process_at_a_time(target):
-    """A stage that writes several outputs moves them when all of them are complete."""
+def test_outputs_that_belong_together_appear_together(target):
     other = target.with_name("other")
-    with outputs.whole(target) as folder, outputs.whole(other) as file:
-        folder.mkdir()
-        with outputs.whole(target) as again:
-            again.mkdir()
-        assert folder.exists()
-        file.write_text("new")
-    assert (texts(target), other.read_text()) == ({}, "new")
+    with pytest.raises(ZeroDivisionError), outputs.together() as output:
+        output(target).mkdir()
+        output(other).touch()
+        1 / 0  # noqa: B018
+    assert texts(target) == both("older") and alone(target)
+    with outputs.together() as output:
+        output(target).mkdir()
+        outputs.write_json(output(other), {"new": 1})
+        assert texts(target) == both("older") and not other.exists()
+    assert (texts(target), json.loads(other.read_text())) == ({}, {"new": 1})
+    assert sorted(target.parent.iterdir()) == [other, target]
+
+
+def test_the_same_output_twice_at_a_time_in_one_process(target):
+    with outputs.whole(target) as outer:
+        outer.mkdir()
+        write(target, "inner")
+        assert outer.exists()
+        (outer / "a").write_text("outer")
+    assert texts(target) == {"a": "outer"} and alone(target)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
