@@ -29,11 +29,10 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from accelerate import Accelerator
 
 from ser import params
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, finetuning
+from ser.encoder import checkpoint, device, finetuning
 from ser.encoder.clips import Clips, write
 from ser.encoder.training import Training
 
@@ -94,7 +93,7 @@ def ours(folder: Path, options: argparse.Namespace) -> dict:
     cached = time.perf_counter() - began
     classifier = finetuning.for_training(folder / "checkpoint", settings)
     clips = Clips(arrow)
-    accelerator = Accelerator(mixed_precision=finetuning.mixed_precision(settings.precision))
+    accelerator = device.accelerator(settings.precision)
     training = Training(
         classifier, clips, labels, np.arange(len(labels)), np.arange(0), settings, 0, accelerator
     )
@@ -174,7 +173,7 @@ def main() -> None:
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint(Path(folder) / "checkpoint", options.config)
+        write_checkpoint(Path(folder) / "checkpoint", options.config)
         for side in SIDES:
             command = [
                 sys.executable,

@@ -119,6 +119,17 @@ def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
     return make_project(tmp_path / "project", tmp_path)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which fold 0 is fine-tuned: a frozen CNN under a transformer with dropout and
+    SpecAugment."""
+    import workplace  # torch and transformers take seconds
+
+    folder = workplace.make(tmp_path_factory.mktemp("trained"), weights=True)
+    workplace.run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    return folder
+
+
 def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
     """Assert what a user's mistake must look like: exit code 1 and a single line on stderr that
     says all of `words`."""

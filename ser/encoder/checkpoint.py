@@ -1,5 +1,6 @@
 """Pretrained encoders of speech: which fit, and their weights under a head for our emotions."""
 
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -94,6 +95,7 @@ def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes:
         UserError: what `read_config` refuses; weights that do not fit the configuration; a
             fine-tuned head that would not be loaded but silently made anew.
     """
+    exact()
     config, extractor = read_config(folder, name)
     kind = family(config)
     names = dict(enumerate(corpus.EMOTIONS))
@@ -136,6 +138,19 @@ def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes:
             f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently"
         )
     return kind(model, extractor, name, freeze_cnn)
+
+
+def exact() -> None:
+    """Make single precision mean it, and every run the same, on GPUs as well.
+
+    Left to itself, cuDNN rounds the factors of convolutions to ten bits (TF32), and CUDA adds up
+    some gradients in whatever order they arrive.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def quiet() -> None:

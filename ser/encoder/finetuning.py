@@ -7,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from accelerate import Accelerator
 from torch import nn
 
 from ser import params
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, training
+from ser.encoder import checkpoint, device
 from ser.encoder.clips import Clips
 from ser.encoder.families.encoder import Encoder
 from ser.encoder.layers import Dropout
+from ser.encoder.training import Training
+from ser.run import code, state
+from ser.run.errors import UserError
 
-CHECKPOINT, FEATURES, FOLDS = (
-    Path("data/checkpoint"),
-    Path("data/features/clips.arrow"),
-    Path("data/folds.csv"),
-)
+CHECKPOINT = Path("data/checkpoint")
+FEATURES = Path("data/features/clips.arrow")
+FOLDS = Path("data/folds.csv")
 
 
 def for_training(folder: Path, settings: params.Params) -> Encoder:
@@ -47,52 +46,107 @@ def for_training(folder: Path, settings: params.Params) -> Encoder:
     return encoder
 
 
-def mixed_precision(wanted: str) -> str:
-    """What Accelerate calls the precision `wanted` (auto, fp32, bf16) on this machine: `no` or
-    `bf16`."""
-    if wanted == "auto":
-        gpu = torch.cuda.is_available()
-        native = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if gpu
-            else torch.cpu.get_capabilities().get("avx512_bf16")
-        )
-        wanted = "bf16" if native else "fp32"
-    return {"fp32": "no", "bf16": "bf16"}[wanted]
-
-
 def inner_fold(fold: int, folds: list[int]) -> int:
     """The fold of training actors that `select: inner` chooses the epoch on: the next one, after
     the last the first."""
     return folds[(folds.index(fold) + 1) % len(folds)]
 
 
-def forecast(seconds: float, settings: params.Params, accelerator: Accelerator) -> str:
-    """What the whole stage will take here, and how to make it shorter when that is hours."""
-    every = seconds * len(settings.folds)
-    text = f"about {seconds / 60:.0f} min for this fold, {every / 3600:.1f} h for all {len(settings.folds)}, on this machine"
+def prepare(settings: params.Params, fold: int, inner: bool) -> tuple[Training, pd.DataFrame]:
+    """A training on the actors outside the fold that has not begun, and the clips by number.
+
+    Args:
+        inner: whether one more fold of actors is held out, whose UAR is known after every epoch.
+
+    Returns:
+        the training; data/folds.csv in the order of the stored clips.
+
+    Raises:
+        UserError: no such fold; a checkpoint or params that do not fit.
+    """
+    checkpoint.quiet()
+    table = pd.read_csv(FOLDS)
+    folds = sorted(set(table["fold"]))
+    if fold not in folds:
+        raise UserError(f"fold {fold}: not in {FOLDS}; expected one of {folds}")
+    encoder = for_training(CHECKPOINT, settings)
+    clips = Clips(FEATURES)
+    table = table.set_index("clip").loc[clips.names].reset_index()
+    apart = (table["fold"] == inner_fold(fold, folds)).to_numpy() & inner
+    training = Training(
+        encoder,
+        clips,
+        table["emotion"].map(EMOTIONS.index).to_numpy(),
+        np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart),
+        np.flatnonzero(apart),
+        settings,
+        fold,
+        device.accelerator(settings.precision),
+    )
+    return training, table
+
+
+def most_processes(settings: params.Params) -> int:
+    """How many processes a training keeps busy: they share a step's micro-batches."""
+    return -(-settings.batch_size // settings.micro_batch)
+
+
+def saved_state(settings: params.Params, training: Training) -> state.Store:
+    """Where the state of a stopped training is kept: by what makes its numbers, and nothing
+    else."""
+    # What the names stand for, the files say.
+    names = params.Finetuning.model_fields.keys() - {"checkpoint", "revision", "precision"}
+    values = {
+        **{name: getattr(settings, name) for name in names},
+        "fold": training.fold,
+        "device": training.accelerator.device.type,
+        "precision": training.accelerator.mixed_precision,
+        "versions": device.versions(),
+    }
+    files = [FEATURES, FOLDS, *sorted(CHECKPOINT.iterdir()), *code.behind(Path(__file__))]
+    return state.Store(state.fingerprint(files, values))
+
+
+def predictions(training: Training, table: pd.DataFrame, fold: int) -> pd.DataFrame:
+    """The rows of predictions.csv for the clips of the fold, with the weights as they are."""
+    held_out = (table["fold"] == fold).to_numpy()
+    probabilities = training.probabilities(np.flatnonzero(held_out))
+    rows = table.loc[held_out, ["clip", "actor", "fold"]].assign(
+        actual=table.loc[held_out, "emotion"],
+        predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)],
+    )
+    rows[list(EMOTIONS)] = probabilities
+    return rows
+
+
+def forecast(seconds: float, folds: int, settings: params.Params, training: Training) -> str:
+    """What the stage will take here for one fold and for all, and how to make it shorter when
+    that is hours."""
+    every = seconds * folds
+    text = (
+        f"about {seconds / 60:.0f} min for this fold, {every / 3600:.1f} h for all {folds}, "
+        "on this machine"
+    )
     if every > 2 * 3600:
-        ways = ["fewer folds (-S folds=[0])", "fewer epochs"]
-        ways += ["frozen layers (-S frozen_layers=6)"] if not settings.frozen_layers else []
-        ways += (
-            ["a CUDA GPU"]
-            if accelerator.device.type == "cpu"
-            else ["more of them (`accelerate config`)"]
-        )
-        text += f"; shorter: {', '.join(ways)}"
+        shorter = ["fewer folds (-S folds=[0])", "fewer epochs"]
+        shorter += ["frozen layers (-S frozen_layers=6)"] if not settings.frozen_layers else []
+        cpu = training.accelerator.device.type == "cpu"
+        shorter += ["a CUDA GPU"] if cpu else ["more of them (`accelerate config`)"]
+        text += f"; shorter: {', '.join(shorter)}"
     return text
 
 
 def protocol(settings: params.Params) -> str:
     """What was trained, in one line for the metrics."""
     start = "pretrained" if checkpoint.weights(CHECKPOINT) else "from scratch, no pretraining"
-    chosen = (
-        "best epoch on an inner fold of training actors"
-        if settings.select == "inner"
-        else "last epoch"
-    )
+    chosen = "last epoch"
+    if settings.select == "inner":
+        chosen = "best epoch on an inner fold of training actors"
     trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""
-    return f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, {settings.schedule}, lr {settings.lr:g}, {chosen}"
+    return (
+        f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, "
+        f"{settings.schedule}, lr {settings.lr:g}, {chosen}"
+    )
 
 
 def inputs(clips: Iterable[str]) -> Iterator[bytes]:
@@ -105,46 +159,23 @@ def inputs(clips: Iterable[str]) -> Iterator[bytes]:
         yield store.table[int(number)]["values"].tobytes()
 
 
-def prepare(
-    settings: params.Params, fold: int, inner: bool
-) -> tuple[training.Training, pd.DataFrame]:
-    """A training on the actors outside the fold, with or without one more fold held out; and the
-    clips by number."""
-    checkpoint.quiet()
-    classifier = for_training(CHECKPOINT, settings)
-    store = Clips(FEATURES)
-    table = pd.read_csv(FOLDS).set_index("clip").loc[store.names].reset_index()
-    known = sorted(set(table["fold"]))
-    apart = (table["fold"] == inner_fold(fold, known)).to_numpy() & inner
-    numbers = np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart)
-    labels = table["emotion"].map(EMOTIONS.index).to_numpy()
-    accelerator = Accelerator(mixed_precision=mixed_precision(settings.precision))
-    return training.Training(
-        classifier, store, labels, numbers, np.flatnonzero(apart), settings, fold, accelerator
-    ), table
-
-
 def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:
     """After every epoch, the UAR on the inner fold of training actors: of that epoch, or the best
     so far if `select` is inner."""
-    way, _ = prepare(settings, fold, inner=True)
+    training, _ = prepare(settings, fold, inner=True)
     epochs = 0
-    while way.done < len(way.steps):
-        way.advance()
-        if len(way.inner_scores) > epochs:
-            epochs = len(way.inner_scores)
-            curve = [row["inner_uar"] for row in way.inner_scores]
+    while training.done < len(training.steps):
+        training.advance()
+        for _ in training.inner_scores[epochs:]:
+            epochs += 1
+            curve = [row["inner_uar"] for row in training.inner_scores[:epochs]]
             yield max(curve) if settings.select == "inner" else curve[-1]
 
 
 def predict(settings: params.Params, fold: int) -> pd.Series:
     """Train outside the fold as the stage does, predict in it: emotions by clip."""
-    way, table = prepare(settings, fold, inner=settings.select == "inner")
-    while way.done < len(way.steps):
-        way.advance()
-    way.finish()
-    numbers = np.flatnonzero(table["fold"] == fold)
-    return pd.Series(
-        np.array(EMOTIONS)[way.probabilities(numbers).argmax(axis=1)],
-        index=table.loc[numbers, "clip"],
-    )
+    training, table = prepare(settings, fold, inner=settings.select == "inner")
+    while training.done < len(training.steps):
+        training.advance()
+    training.finish()
+    return predictions(training, table, fold).set_index("clip")["predicted"]

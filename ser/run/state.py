@@ -3,24 +3,22 @@ the stage is done.
 
 DVC deletes a stage's outs before it runs, and the work tree of `dvc exp run --temp` after it
 failed. So states lie in the project's own `.checkpoints/`, which git ignores, each under a name
-made from all that the training depends on: other params, data, code or packages never find it.
+made from what makes its numbers: no training with other params, data, code or packages finds it.
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-import transformers
 
 from ser.run import outputs
 
-SECONDS = float(
-    os.environ.get("RAVDESS_SAVE_SECONDS", 60)
-)  # how much work a kill may cost; not a param: the result is the same
-
+# How much work a kill may cost; not a param: the result is the same.
+SECONDS = float(os.environ.get("RAVDESS_SAVE_SECONDS", 60))
 FORGOTTEN = 30 * 24 * 3600  # seconds
 
 
@@ -31,14 +29,9 @@ def project() -> Path:
     return Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else Path.cwd()
 
 
-def fingerprint(files: Iterable[Path], *values: object) -> str:
-    """32 hex digits that stand for these files and values, and for the packages that round the
-    numbers."""
-    total = hashlib.sha256(
-        repr(
-            (*values, torch.__version__, transformers.__version__, torch.get_num_threads())
-        ).encode()
-    )
+def fingerprint(files: Iterable[Path], values: dict) -> str:
+    """32 hex digits that stand for the contents of these files, in order, and for these values."""
+    total = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for file in files:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

@@ -1,15 +1,9 @@
-"""Fine-tuning: exact, repeatable, blind to the held-out clips, and not undone by a kill."""
+"""Fine-tuning: exact, repeatable, blind to the held-out clips."""
 
-import contextlib
-import hashlib
-import importlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -19,106 +13,12 @@ import pytest
 import soundfile
 import torch
 import transformers
-from accelerate.commands.config import config_args
-from conftest import ROOT
-from ruamel.yaml import YAML
-from tiny_models import write_checkpoint
+import workplace
 
-from ser import audio, params
-from ser.corpus import EMOTIONS, describe
-from ser.encoder import finetuning, schedule, training
+from ser import audio
+from ser.corpus import EMOTIONS
 from ser.encoder.clips import Clips
 from ser.encoder.layers import Dropout
-
-torch.set_num_threads(1)  # models this small only wait for a second thread
-
-
-def workplace(folder: Path, weights: bool, **changes) -> Path:
-    """A folder to run stages in: 24 clips of 12 actors, params of a short training, a tiny
-    checkpoint with or without weights."""
-    (folder / "data/audio").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for actor in range(1, 13):
-        for emotion in (1 + actor % 8, 1 + (actor + 3) % 8):
-            clip = f"03-01-{emotion:02}-01-01-01-{actor:02}"
-            time_ = np.arange(rng.integers(4000, 9000)) / 16000
-            tone = np.sin(2 * np.pi * (150 + 90 * emotion) * time_) * 4000 + rng.normal(
-                0, 200, len(time_)
-            )
-            audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
-            rows.append({**describe(clip), "fold": (actor - 1) // 2})
-    pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
-    write_checkpoint(folder / "tiny")
-    if weights:
-        torch.manual_seed(0)
-        config = transformers.AutoConfig.from_pretrained(folder / "tiny")
-        transformers.Wav2Vec2ForPreTraining(config).save_pretrained(folder / "tiny")
-    values = YAML().load(ROOT / "params.yaml")
-    values.update({
-        "checkpoint": "tiny", "freeze_cnn": weights, "lr": 2e-3, "head_lr": 2e-3, "epochs": 3, "batch_size": 8, "micro_batch": 3,
-        "precision": "fp32", "mask_time_length": 2, **changes,
-    })  # fmt: skip
-    YAML().dump(values, folder / "params.yaml")
-    return folder
-
-
-def environment(**extra: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": "/nowhere",
-        **extra,
-    }
-
-
-def run(folder: Path, *stages: str) -> None:
-    """Run stages like `w2v_finetune 0` in `folder`, in this process: starting Python anew would
-    take most of the time."""
-    for stage in stages:
-        name, *arguments = stage.split()
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-            patch.setattr(sys, "argv", [name, *arguments])
-            patch.setattr(config_args, "default_config_file", "/nowhere")
-            importlib.import_module(f"stages.{name}").main()
-
-
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*")) if file.is_file()
-    }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Path:
-    """A frozen CNN under a transformer with dropout and SpecAugment, fold 0."""
-    folder = workplace(tmp_path_factory.mktemp("trained"), weights=True)
-    run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
-    return folder
-
-
-@pytest.mark.parametrize("freeze_cnn", [True, False])
-def test_the_optimizer_has_all_that_is_trained(tmp_path, freeze_cnn):
-    """Once the CNN from scratch was not in it: it stayed as drawn, and its gradients, never
-    cleared, doubled between processes."""
-    changes = {"freeze_cnn": freeze_cnn, "lr": 1e-4, "head_lr": 5e-4, "weight_decay": 0.1}
-    settings = params.load(ROOT / "params.yaml").model_copy(update=changes)
-    classifier = finetuning.for_training(write_checkpoint(tmp_path / "c"), settings)
-    optimizer = training.make_optimizer(classifier, settings)
-    groups = {
-        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
-    }
-    for name, parameter in classifier.named_parameters():
-        assert parameter.requires_grad == (not freeze_cnn or not name.startswith("cnn.")), name
-        assert (id(parameter) in groups) == parameter.requires_grad, name
-        if parameter.requires_grad:
-            group = groups[id(parameter)]
-            assert group["lr"] == (
-                5e-4 if name.startswith(("model.projector", "model.classifier")) else 1e-4
-            ), name
-            assert group["weight_decay"] == (0.1 if parameter.squeeze().ndim > 1 else 0), name
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
@@ -131,44 +31,6 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share):
     dropped.sum().backward()
     assert torch.equal(values.grad, dropped)
     assert torch.equal(dropout.eval()(values), values)
-
-
-@pytest.mark.parametrize("growth", [1.0, 3.5])
-def test_every_clip_comes_once_an_epoch(growth):
-    steps = schedule.batches(50, 4, 8, growth, 0.7, seed=0)
-    order = np.concatenate(steps)
-    for epoch in range(4):
-        assert sorted(order[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
-    sizes = [len(step) for step in steps]
-    assert all(size == 8 for size in sizes[: int(0.6 * len(sizes))])
-    assert min(sizes) >= 4
-    assert (sizes[-2] >= 16) == (growth > 1)
-
-
-def course(name: str, steps: list[np.ndarray], decay_start: float = 0.7) -> list[float]:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = schedule.learning_rate(optimizer, name, steps, 0.1, decay_start)
-    rates = []
-    for _ in steps:
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
-def test_schedules():
-    steps = schedule.batches(100, 10, 10, 1, 0.7, seed=0)
-    wsd, constant, linear, cosine = (
-        course(name, steps) for name in ("wsd", "constant", "linear", "cosine")
-    )
-    for rates in (wsd, constant, linear, cosine):
-        assert rates[:11] == pytest.approx(np.arange(11) / 10)
-    assert wsd[10:70] == pytest.approx(np.ones(60))
-    assert wsd[70:] == pytest.approx(1 - np.arange(30) / 30)
-    assert constant[10:] == [1] * 90
-    assert linear[10:] == pytest.approx(1 - np.arange(90) / 90)
-    assert cosine[55] == pytest.approx(0.5)
-    assert course("wsd", steps, 1.0)[10:] == [1] * 90
 
 
 def test_predictions_are_what_transformers_says(trained):
@@ -235,10 +97,15 @@ def test_predict_any_file(trained, tmp_path, capsys):
     names = ["a.mp3", "b.wav", "c.mp4", "empty.wav", "text.txt", "long.wav", "absent.wav"]
     model = str(trained / "data/models/w2v/fold_0")
     with pytest.raises(SystemExit) as end:
-        run(
+        workplace.run(
             trained,
             " ".join(
-                ["predict --json --model", model, clip, *(str(tmp_path / name) for name in names)]
+                [
+                    "commands.predict --json --model",
+                    model,
+                    clip,
+                    *(str(tmp_path / name) for name in names),
+                ]
             ),
         )
     assert end.value.code == 1
@@ -257,7 +124,7 @@ def test_predict_any_file(trained, tmp_path, capsys):
     assert all(name in line for name, line in zip(names[3:], lines, strict=True))
 
     with pytest.raises(SystemExit):
-        run(trained, f"predict --model {model} {clip}")
+        workplace.run(trained, f"commands.predict --model {model} {clip}")
     table = capsys.readouterr().out.splitlines()
     assert (
         table[0].split() == ["clip", "predicted", *EMOTIONS]
@@ -268,7 +135,7 @@ def test_predict_any_file(trained, tmp_path, capsys):
         command,
         input=Path(clip).read_bytes(),
         cwd=trained,
-        env=environment(),
+        env=workplace.environment(),
         capture_output=True,
         check=True,
     )
@@ -276,11 +143,11 @@ def test_predict_any_file(trained, tmp_path, capsys):
 
 
 def test_predict_trims_as_training_did(tmp_path, capsys):
-    folder = workplace(tmp_path / "trim", weights=False, trim_db=20.0, epochs=1)
+    folder = workplace.make(tmp_path / "trim", weights=False, trim_db=20.0, epochs=1)
     for path in (folder / "data/audio").iterdir():
         samples, _ = soundfile.read(path, dtype="int16")
         audio.write(path, np.pad(samples, 8000))
-    run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    workplace.run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
     model = folder / "data/models/w2v/fold_0"
     assert "top_db=20)" in (model / "README.md").read_text()
     row = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv").iloc[0]
@@ -291,15 +158,15 @@ def test_predict_trims_as_training_did(tmp_path, capsys):
     )  # a second of silence is gone, but for the frames at its edges
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        run(folder, f"predict --json --model {model} {clip}")
+        workplace.run(folder, f"commands.predict --json --model {model} {clip}")
     found = json.loads(capsys.readouterr().out)["probabilities"]
     assert found == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=1e-5)
 
 
 def test_same_seed_same_bytes(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "again", ignore=shutil.ignore_patterns("w2v", "features"))
-    run(tmp_path / "again", "w2v_features", "w2v_finetune 0")
-    assert digest(tmp_path / "again/data") == digest(trained / "data")
+    workplace.run(tmp_path / "again", "w2v_features", "w2v_finetune 0")
+    assert workplace.digest(tmp_path / "again/data") == workplace.digest(trained / "data")
 
 
 def test_held_out_clips_change_nothing(trained, tmp_path):
@@ -315,83 +182,14 @@ def test_held_out_clips_change_nothing(trained, tmp_path):
         )
     folds.loc[held_out, "emotion"] = "calm"
     folds.to_csv(folder / "data/folds.csv", index=False)
-    run(folder, "w2v_features", "w2v_finetune 0")
-    for file in ("model/model.safetensors", "curve.csv", "epochs.csv"):
-        assert (folder / "data/w2v/fold_0" / file).read_bytes() == (
-            trained / "data/w2v/fold_0" / file
-        ).read_bytes(), file
+    workplace.run(folder, "w2v_features", "w2v_finetune 0")
+    for file in (
+        "data/models/w2v/fold_0/model.safetensors",
+        "data/w2v/fold_0/curve.csv",
+        "data/w2v/fold_0/epochs.csv",
+    ):
+        assert (folder / file).read_bytes() == (trained / file).read_bytes(), file
     before, after = (
         pd.read_csv(home / "data/w2v/fold_0/predictions.csv") for home in (trained, folder)
     )
     assert not np.allclose(before[list(EMOTIONS)], after[list(EMOTIONS)])
-
-
-def test_two_processes_equal_one(trained, tmp_path):
-    """Accelerate's configuration file alone makes the same command start two processes; dropout and
-    SpecAugment stay the same."""
-    folder = tmp_path / "two"
-    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
-    (folder / "hf/accelerate").mkdir(parents=True)
-    config = {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_CPU",
-        "use_cpu": True,
-    }
-    home = environment(HF_HOME=str(folder / "hf"))
-    command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
-    for processes, code in ((9, 1), (2, 0)):
-        YAML().dump(
-            {**config, "num_processes": processes}, folder / "hf/accelerate/default_config.yaml"
-        )
-        done = subprocess.run(
-            command, cwd=folder, env=home, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        if code:
-            assert (
-                done.stderr.startswith("w2v_finetune: 9 processes for 3 micro-batches")
-                and len(done.stderr.splitlines()) == 1
-            )
-    assert done.stdout.count("fold 0:") == 1  # one process speaks
-    one, two = trained / "data/w2v/fold_0", folder / "data/w2v/fold_0"
-    pd.testing.assert_frame_equal(
-        pd.read_csv(one / "curve.csv"), pd.read_csv(two / "curve.csv"), rtol=1e-4
-    )
-    pd.testing.assert_frame_equal(
-        pd.read_csv(one / "predictions.csv"), pd.read_csv(two / "predictions.csv"), rtol=1e-4
-    )
-
-
-def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
-    folder = tmp_path / "killed"
-    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
-    for name in ("stages", "ser"):
-        shutil.copytree(ROOT / name, folder / name)
-    work = (
-        folder / ".dvc/tmp/exps/standalone/x"
-    )  # as `dvc exp run --temp` does: a work tree that is lost after a failure
-    states = folder / ".checkpoints"
-    for kill in (signal.SIGKILL, signal.SIGINT, None):
-        work.mkdir(parents=True)
-        for name in ("data", "params.yaml", "tiny"):
-            (work / name).symlink_to(folder / name)
-        slow = environment(RAVDESS_SAVE_SECONDS="0", PYTHONPATH=f"{tmp_path}/slow:{ROOT}")
-        command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
-        process = subprocess.Popen(
-            command, cwd=work, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if kill:
-            before = {file.stat().st_mtime_ns for file in states.glob("*.pt")}
-            while {
-                file.stat().st_mtime_ns for file in states.glob("*.pt")
-            } <= before and process.poll() is None:
-                time.sleep(0.001)
-            process.send_signal(kill)
-        out, err = process.communicate()
-        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, None: 0}[kill], err
-        if kill is signal.SIGINT:
-            assert [line for line in out.splitlines() if "stopped after step" in line]
-        shutil.rmtree(work.parents[0])
-    assert "goes on after step" in out
-    assert digest(folder / "data/w2v/fold_0") == digest(trained / "data/w2v/fold_0")
-    assert not list(states.iterdir())

@@ -1,0 +1,56 @@
+"""What this machine computes with: its device, how exactly, and by which packages.
+
+What "the same bytes" means: the same inputs, params, package versions, kind of device and number
+of threads give the same bytes. Anything else gives results that differ in the last digits, which
+training amplifies.
+"""
+
+from importlib.metadata import version
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+PACKAGES = ("accelerate", "librosa", "numpy", "soxr", "torch", "transformers")
+
+
+def mixed_precision(wanted: str) -> str:
+    """What Accelerate calls the precision `wanted` (auto, fp32, bf16) here: `no` or `bf16`."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = torch.cpu.get_capabilities().get("avx512_bf16")
+        wanted = "bf16" if native else "fp32"
+    return {"fp32": "no", "bf16": "bf16"}[wanted]
+
+
+def accelerator(precision: str) -> Accelerator:
+    """The device to train on, and the other processes, if there are any.
+
+    Args:
+        precision: of products in training, auto, fp32 or bf16. All else is float32.
+    """
+    AcceleratorState._reset_state()  # it would refuse another precision, which a search may try
+    return Accelerator(mixed_precision=mixed_precision(precision))
+
+
+def versions() -> dict[str, str]:
+    """The packages whose code makes the numbers, and their versions."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def describe(accelerator: Accelerator) -> dict[str, object]:
+    """What a result depends on beside inputs, params and code: device, precision, versions."""
+    device = accelerator.device.type
+    if device == "cuda":
+        model = torch.cuda.get_device_name()
+    else:
+        model = torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": f"{device}, {model}",
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }

@@ -1,0 +1,83 @@
+"""Folders in which fine-tuning runs within seconds: a tiny encoder, short clips of tones."""
+
+import contextlib
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from accelerate.commands.config import config_args
+from conftest import ROOT
+from ruamel.yaml import YAML
+from tiny_models import write_checkpoint
+
+from ser import audio
+from ser.corpus import describe
+
+torch.set_num_threads(1)  # models this small only wait for a second thread
+
+
+def make(folder: Path, weights: bool, **changes) -> Path:
+    """A folder to run stages in: 24 clips of 12 actors, params of a short training, a tiny
+    checkpoint with or without weights."""
+    (folder / "data/audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for actor in range(1, 13):
+        for emotion in (1 + actor % 8, 1 + (actor + 3) % 8):
+            clip = f"03-01-{emotion:02}-01-01-01-{actor:02}"
+            time_ = np.arange(rng.integers(4000, 9000)) / 16000
+            tone = np.sin(2 * np.pi * (150 + 90 * emotion) * time_) * 4000 + rng.normal(
+                0, 200, len(time_)
+            )
+            audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
+            rows.append({**describe(clip), "fold": (actor - 1) // 2})
+    pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
+    write_checkpoint(folder / "tiny")
+    if weights:
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.from_pretrained(folder / "tiny")
+        transformers.Wav2Vec2ForPreTraining(config).save_pretrained(folder / "tiny")
+    values = YAML().load(ROOT / "params.yaml")
+    values.update({
+        "checkpoint": "tiny", "freeze_cnn": weights, "lr": 2e-3, "head_lr": 2e-3, "epochs": 3,
+        "batch_size": 8, "micro_batch": 3, "precision": "fp32", "mask_time_length": 2, **changes,
+    })  # fmt: skip
+    YAML().dump(values, folder / "params.yaml")
+    return folder
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Variables for stages run as processes of their own."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": "/nowhere",
+        **extra,
+    }
+
+
+def run(folder: Path, *commands: str) -> None:
+    """Run stages like `w2v_finetune 0`, or `commands.predict FILE`, in `folder`, in this process:
+    starting Python anew would take most of the time."""
+    for command in commands:
+        name, *arguments = command.split()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr(sys, "argv", [name, *arguments])
+            patch.setattr(config_args, "default_config_file", "/nowhere")
+            importlib.import_module(name if "." in name else f"stages.{name}").main()
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The hash of every file in a folder, by its path in it."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*")) if file.is_file()
+    }  # fmt: skip
