@@ -59,7 +59,7 @@ def run(
         point = space.point(trial.params, possible)
         key = str(point)
         if key not in known:
-            changed = params.check(space.put(values, point), "SPACE")
+            changed = params.check(space.put(values, point), "SPACE", params.Params)
             known[key] = dict(BRANCHES["svm"].scores(changed, search.fold))[QUARTERS]
         study.tell(trial, known[key])
     scores = [trial.value for trial in study.get_trials()]

@@ -153,7 +153,12 @@ class Params(Finetuning):
         return self
 
 
-def load(path: str | Path = "params.yaml", kind: type[Kind] = Params) -> Kind:
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.yaml: see `read`."""
+    return read(path, Params)
+
+
+def read(path: str | Path, kind: type[Kind]) -> Kind:
     """Read and validate a parameter file with DVC's own YAML 1.2 reader (for PyYAML, the `2e-05`
     that DVC writes is a string).
 
@@ -174,11 +179,11 @@ def load(path: str | Path = "params.yaml", kind: type[Kind] = Params) -> Kind:
     return check(values, str(path), kind)
 
 
-def check(values: object, where: str, kind: type[Kind] = Params) -> Kind:
+def check(values: object, where: str, kind: type[Kind]) -> Kind:
     """Validate values that came from `where`, which is how the message begins.
 
     Raises:
-        UserError: as `load`.
+        UserError: as `read`.
     """
     try:
         return kind.model_validate(values)

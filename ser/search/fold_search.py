@@ -70,7 +70,8 @@ class FoldSearch:
             UserError: they exclude each other.
         """
         point = space.point(drawn, self.space)
-        return params.check(space.put(self.values, point), f"with {json.dumps(point)}")
+        values = space.put(self.values, point)
+        return params.check(values, f"with {json.dumps(point)}", params.Params)
 
     def first(self) -> space.Point:
         """What params.yaml says now. Where that leaves a choice to the branch's stage, what the

@@ -75,9 +75,9 @@ def load() -> Search:
     """Read and validate search.yaml.
 
     Raises:
-        UserError: as `params.load`.
+        UserError: as `params.read`.
     """
-    return params.load(FILE, Search)
+    return params.read(FILE, Search)
 
 
 def check(branch: str, space: Space, allowed: Collection[str], settings: params.Params) -> None:
@@ -108,7 +108,7 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
             else (possible.low, possible.high)
         )
         for end in ends:
-            params.check(put(values, {name: value(end, possible)}), where)
+            params.check(put(values, {name: value(end, possible)}), where, params.Params)
 
 
 def value(drawn: Any, possible: Distribution) -> Any:

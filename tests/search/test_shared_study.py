@@ -15,7 +15,7 @@ from ser.search import space
 from ser.search.shared_study import SharedStudy, is_expected, make_sampler
 from ser.search.trial_store import TrialStore, opened
 
-SEARCH = params.load(ROOT / "search.yaml", space.Search)
+SEARCH = params.read(ROOT / "search.yaml", space.Search)
 RANDOM = SEARCH.model_copy(update={"sampler": "random"})
 NUMBERS = {"x": IntDistribution(0, 3)}
 

@@ -10,7 +10,7 @@ from ser.run.errors import UserError
 from ser.search import space, worth
 
 SETTINGS = params.load(ROOT / "params.yaml")
-SHIPPED = params.load(ROOT / "search.yaml", space.Search)
+SHIPPED = params.read(ROOT / "search.yaml", space.Search)
 
 
 def changed(tmp_path, pattern: str, replacement: str):
@@ -42,7 +42,7 @@ def changed(tmp_path, pattern: str, replacement: str):
 def test_a_bad_search_yaml_is_one_line(tmp_path, pattern, replacement, words):
     path = changed(tmp_path, pattern, replacement)
     with pytest.raises(UserError) as error:
-        params.load(path, space.Search)
+        params.read(path, space.Search)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     for word in words:

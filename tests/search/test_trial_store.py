@@ -35,7 +35,7 @@ def score(drawn, trial):
     time.sleep(float(sys.argv[2]))
     return drawn["x"]
 
-search = params.load(sys.argv[3], space.Search).model_copy(update={"sampler": "random"})
+search = params.read(sys.argv[3], space.Search).model_copy(update={"sampler": "random"})
 with opened() as store:
     study = SharedStudy(store, "shared", {"x": FloatDistribution(0, 1)}, search)
     print("ready", flush=True)
