@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from ser import params
+from ser.run import experiments
 from ser.run.errors import UserError
-from ser.search import experiments, space, worth
+from ser.search import space, worth
 from ser.search.shared_study import SharedStudy
 from ser.search.trial_store import TrialStore
 
