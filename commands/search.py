@@ -10,7 +10,8 @@ lists them, `dvc exp apply NAME` and `dvc repro` use one. docs/searching.md says
 Reads:  search.yaml, params.yaml, data/folds.csv
         svm: data/audio
         w2v: data/features, data/checkpoint
-Writes: metrics/search/BRANCH.json: accuracy and uar of the clean outer folds, before and after
+Writes: metrics/search/BRANCH.json: accuracy and uar on the clean outer folds as chosen, and what
+            that gains against params.yaml, with 95 % bounds over actors
         metrics/search/BRANCH_protocol.txt: who chose on what, in one line
         metrics/search/BRANCH_choices.csv: trials, scores and chosen values; a row per choice
         metrics/search/BRANCH_folds.csv: accuracy and uar before and after; a row per outer fold
@@ -89,8 +90,14 @@ def run(
         figures, tables, protocol = outcome.write(searches, budget.nested, settings)
     print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
     for name in ("accuracy", "uar"):
-        before, after = (100 * figures[f"{name}_{when}"] for when in ("before", "after"))
-        print(f"{name} on clean folds: {before:.1f} % with params.yaml, {after:.1f} % as chosen")
+        gain, low, high = (
+            100 * figures.get(f"gain_{name}{bound}", float("nan"))
+            for bound in ("", "_low", "_high")
+        )
+        print(
+            f"{name} on clean folds, as chosen: {100 * figures[name]:.1f} %, {gain:+.1f} points "
+            f"against params.yaml (95 % over actors: {low:+.1f} to {high:+.1f})"
+        )
     for experiment in tables["choices"]["experiment"]:
         print(f"dvc exp apply {experiment}")
     print("dvc repro   # reruns what that changes")

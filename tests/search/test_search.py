@@ -199,7 +199,10 @@ def test_trials_are_experiments_and_the_best_is_chosen(project, monkeypatch, cap
     predictions = table("svm", "predictions")
     clean = predictions[predictions["fold"] == 0]
     accuracy = (clean["after"] == clean["actual"]).mean()
-    assert figures("svm")["accuracy_after"] == pytest.approx(accuracy, abs=1e-4)
+    assert figures("svm")["accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    gain = accuracy - (clean["before"] == clean["actual"]).mean()
+    assert figures("svm")["gain_accuracy"] == pytest.approx(gain, abs=1e-4)
+    assert figures("svm")["gain_accuracy_low"] <= figures("svm")["gain_accuracy_high"]
     assert folds.loc[0, "accuracy_after"] == pytest.approx(accuracy, abs=1e-4)
 
     assert f"dvc exp apply {choice['experiment']}" in printed.out
