@@ -6,7 +6,7 @@ VENV = .venv/installed
 PYTEST = python -m pytest --numprocesses $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo repro test test-fast lint types bench lock
+.PHONY: help demo repro experiments test test-fast lint types bench lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -17,6 +17,9 @@ demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary
 
 repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
 	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
+
+experiments: $(VENV)  ## the experiments on this commit: the models' scores, and which parameters differ
+	@python -m commands.experiments
 
 test: $(VENV)  ## all tests, offline; WORKERS=8: on eight processes instead of two
 	@$(PYTEST)
