@@ -18,6 +18,7 @@ from conftest import SHRUNK, Project, make_project, one_line
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
+from benchmarks import search as benchmark
 from commands import search
 from ser import params
 from ser.run.errors import UserError
@@ -330,3 +331,15 @@ def test_nested_every_outer_fold_chooses_for_itself(project, monkeypatch):
     assert set(worth.may_see(0)["actor"]) == SEEN_BY_FOLD_0
     with pytest.raises(UserError, match="fold 9: not in data/folds.csv"):
         worth.may_see(9)
+
+
+def test_the_benchmark_compares_the_samplers(project, monkeypatch, capsys):
+    for name in ("search.csv", "search.png"):
+        Path("benchmarks", name).unlink()
+    monkeypatch.setattr(sys, "argv", ["search", "--trials", "5", "--seeds", "2"])
+    benchmark.main()
+    rows = pd.read_csv("benchmarks/search.csv")
+    assert rows.groupby(["sampler", "seed"]).size().to_list() == 6 * [5]
+    assert rows.loc[rows["trial"] == 1, "score"].nunique() == 1  # the plain values
+    assert Path("benchmarks/search.png").stat().st_size > 10_000
+    assert "gp - random after 5 trials, by seed: " in capsys.readouterr().out
