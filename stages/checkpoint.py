@@ -1,12 +1,14 @@
-"""Fetch the wav2vec 2.0 checkpoint that fine-tuning starts from, and make sure that it fits.
+"""Fetch the pretrained encoder that probing and fine-tuning start from, and make sure that it fits.
 
-`checkpoint` in params.yaml is a model's name on the hub (at the pinned `revision`), a local folder
-with weights, or a local folder with a configuration only, whose weights fine-tuning then draws at
-random. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured.
+`checkpoint` in params.yaml is a model's name on the hub (at the pinned `revision`, which every
+model has its own of), a local folder with weights, or a local folder with a configuration only,
+whose weights are drawn at random later on. wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and Whisper
+fit. Of Whisper only the encoder is kept; the hub's file holds its decoder too, and is fetched
+whole. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured.
 
 Reads:  the model hub or a local folder, params `checkpoint`, `revision`
 Writes: data/checkpoint/: config.json, preprocessor_config.json and model.safetensors or
-        pytorch_model.bin, as they were found
+        pytorch_model.bin, as they were, but for a decoder
 """
 
 from pathlib import Path
@@ -23,17 +25,15 @@ def main() -> None:
     checkpoint.quiet()
     with outputs.whole("data/checkpoint") as folder:
         folder.mkdir()
-        hub.collect(settings.checkpoint, settings.revision, folder)
+        commit = hub.collect(settings.checkpoint, settings.revision, folder)
         encoder = checkpoint.load(folder, settings.checkpoint, seed=0)
-    size = sum(parameter.numel() for parameter in encoder.parameters())
-    origin = (
-        "pretrained"
-        if checkpoint.weights(Path("data/checkpoint"))
-        else "configuration only, weights drawn at random"
-    )
-    print(
-        f"{settings.checkpoint}: {type(encoder.model).__name__}, {size / 1e6:.1f} M parameters, {origin}"
-    )
+    size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    pretrained = checkpoint.weights(Path("data/checkpoint"))
+    origin = "pretrained" if pretrained else "configuration only, weights drawn at random"
+    if commit:
+        origin += f", commit {commit}"
+        origin += "" if commit == settings.revision else f": -S revision={commit} keeps it"
+    print(f"{settings.checkpoint}: {type(encoder.model).__name__}, {size:.1f} M weights, {origin}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,11 @@ def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes:
         return kind(model, extractor, name, freeze_cnn)
     try:
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (
         RuntimeError,

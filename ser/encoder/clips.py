@@ -43,7 +43,9 @@ class Clips:
         self.shape = () if channels == 1 else (channels,)
 
     def batch(
-        self, numbers: Sequence[int], change: Callable[[np.ndarray], np.ndarray] | None = None
+        self,
+        numbers: Sequence[int] | np.ndarray,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The clips of these numbers as one tensor, shape (batch, longest) or (batch, longest,
         channels), and their lengths, shape (batch,).

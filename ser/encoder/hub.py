@@ -2,13 +2,18 @@
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import httpx2
+import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ser.encoder import checkpoint
 from ser.encoder.checkpoint import WEIGHTS
+from ser.run import state
 from ser.run.errors import UserError
 
 FILES = ("config.json", "preprocessor_config.json", *WEIGHTS)
@@ -26,7 +31,10 @@ def fetch(name: str, revision: str, file: str) -> Path | None:
     except hub.RemoteEntryNotFoundError:
         return None
     except hub.RevisionNotFoundError:
-        problem = f"has no revision {revision}"
+        problem = (
+            f"has no revision {revision} of it; every model has its own: -S revision=main takes "
+            "the newest, and says which commit that is"
+        )
     except hub.GatedRepoError:
         problem = "wants a token (HF_TOKEN) that may read it"
     except (hub.RepositoryNotFoundError, hub.HFValidationError):
@@ -37,28 +45,76 @@ def fetch(name: str, revision: str, file: str) -> Path | None:
         hub.HfHubHTTPError,
         httpx2.HTTPError,
     ):
-        problem = f"cannot be reached, and its cache lacks {file}; set HF_ENDPOINT to a mirror, or name a local folder"
+        problem = (
+            f"cannot be reached, and its cache lacks {file}; set HF_ENDPOINT to a mirror, "
+            "or name a local folder"
+        )
     raise UserError(f"{name}: the hub {constants.ENDPOINT} {problem}")
 
 
-def collect(name: str, revision: str, folder: Path) -> None:
-    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`.
+def local(name: str) -> Path | None:
+    """The folder called `name`, seen from here or from the project's folder (an experiment may run
+    in a work tree elsewhere); None if it is a name on the hub.
+
+    Raises:
+        UserError: it can only be meant as a folder, and there is none.
+    """
+    place = Path(name).expanduser()
+    for folder in (place, state.project() / place):
+        if folder.is_dir():
+            return folder
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"{name}: no such folder")
+    return None
+
+
+def copy_weights(source: Path, folder: Path, left_out: tuple[str, ...]) -> None:
+    """Copy a file of weights into `folder`: as it is, or, where it holds tensors whose names begin
+    as `left_out` says, as model.safetensors without these. Nothing in it is executed."""
+    kept = {}
+    if source.suffix == ".safetensors":
+        with safe_open(source, "pt") as file:
+            names = list(file.keys())
+            if any(name.startswith(left_out) for name in names):
+                kept = {n: file.get_tensor(n) for n in names if not n.startswith(left_out)}
+    elif left_out:
+        tensors = torch.load(source, map_location="cpu", weights_only=True)
+        if any(name.startswith(left_out) for name in tensors):
+            kept = {n: tensors[n].contiguous() for n in tensors if not n.startswith(left_out)}
+    if kept:
+        save_file(kept, folder / WEIGHTS[0], {"format": "pt"})
+    else:
+        shutil.copyfile(source, folder / source.name)
+
+
+def collect(name: str, revision: str, folder: Path) -> str | None:
+    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`;
+    return the commit that `revision` stands for on the hub.
 
     Raises:
         UserError: no such folder or model, or one without the files needed.
     """
-    if not Path(name).is_dir() and name.startswith((".", "/", "~")):
-        raise UserError(f"{name}: no such folder")
-    hubs = not Path(name).is_dir()
+    place, commit = local(name), None
     for file in FILES:
         if file == WEIGHTS[0]:  # before hundreds of megabytes, see whether they would be of use
-            checkpoint.read_config(folder, name)
-        found = fetch(name, revision, file) if hubs else Path(name, file)
-        if found and found.exists():
-            shutil.copyfile(found, folder / file)
-            if file in WEIGHTS:
-                return
-    if hubs:
+            config, _ = checkpoint.read_config(folder, name)
+        path = place / file if place else fetch(name, revision, file)
+        if not path or not path.exists():
+            continue
+        if not place:
+            commit = path.parent.name
+        if file not in WEIGHTS:
+            shutil.copyfile(path, folder / file)
+            continue
+        try:
+            copy_weights(path, folder, checkpoint.family(config).LEFT_OUT)
+        except (RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+            raise UserError(
+                f"{name}: weights do not load: {' '.join(str(error).split())[:200]}"
+            ) from None
+        return commit
+    if not place:
         raise UserError(
             f"{name}: the hub {constants.ENDPOINT} has neither {' nor '.join(WEIGHTS)} of it"
         )
+    return None

@@ -5,10 +5,11 @@ import torch
 
 from ser import audio
 
-FILTER_TAPS = (
-    160  # 10 ms: shorter filters cannot tell the bands of a voice apart, and are drawn at random
-)
-FILTER_GAIN = 20  # of a filter at 1 kHz: to the layer norm behind the filters, all but silence is loud, and Adam's steps are small
+# 10 ms: shorter filters cannot tell the bands of a voice apart, and are drawn at random.
+FILTER_TAPS = 160
+# Of a filter at 1 kHz: to the layer norm behind the filters, all but silence is loud, and Adam's
+# steps are small.
+FILTER_GAIN = 20
 
 
 def filter_bank(channels: int, taps: int) -> torch.Tensor:
@@ -26,18 +27,13 @@ def filter_bank(channels: int, taps: int) -> torch.Tensor:
     edges = 700 * (10 ** np.linspace(lowest, highest, channels // 4 + 2) - 1)  # Hz
     centres, widths = edges[1:-1, None], (edges[2:] - edges[:-2])[:, None] / 2
     seconds = (np.arange(taps) - (taps - 1) / 2) / audio.SAMPLE_RATE
-    spread = np.minimum(
-        1 / (np.pi * widths), taps / audio.SAMPLE_RATE / 5
-    )  # of the Gaussian window; a fifth of the taps fits
-    phases = [
-        np.cos(2 * np.pi * (centres * seconds + phase / 4)) * np.exp(-((seconds / spread) ** 2) / 2)
-        for phase in range(4)
-    ]
-    filters = np.concatenate(phases)
+    # Of the Gaussian window; a fifth of the taps fits.
+    spread = np.minimum(1 / (np.pi * widths), taps / audio.SAMPLE_RATE / 5)
+    window = np.exp(-((seconds / spread) ** 2) / 2)
+    filters = np.concatenate([
+        np.cos(2 * np.pi * (centres * seconds + phase / 4)) * window for phase in range(4)
+    ])  # fmt: skip
     filters -= filters.mean(axis=1, keepdims=True)
-    filters *= (
-        FILTER_GAIN
-        * np.tile(centres / 1000, (4, 1))
-        / np.linalg.norm(filters, axis=1, keepdims=True)
-    )
+    gains = FILTER_GAIN * np.tile(centres / 1000, (4, 1))
+    filters *= gains / np.linalg.norm(filters, axis=1, keepdims=True)
     return torch.tensor(filters, dtype=torch.float32)[:, None]

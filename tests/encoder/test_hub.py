@@ -15,20 +15,15 @@ import torch
 import transformers
 from conftest import ROOT
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+from tiny_models import PREPROCESSOR, TINY, TINY_WHISPER, write_whisper
 
 from ser.corpus import EMOTIONS
+from ser.encoder import checkpoint, hub
+from ser.run.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = {
-    "model_type": "wav2vec2", "conv_dim": [8, 8], "conv_kernel": [40, 8], "conv_stride": [20, 8], "num_feat_extract_layers": 2,
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "vocab_size": 8,
-}  # fmt: skip
-PREPROCESSOR = {
-    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-    "do_normalize": True,
-    "sampling_rate": 16000,
-}
+CONFIG = {"model_type": "wav2vec2", **TINY, "vocab_size": 8}
 
 # Runs the stage for each of the params given, in one process: starting Python anew takes most of
 # the time.
@@ -71,6 +66,7 @@ def checkpoints(home: Path) -> None:
     folder("nonsense", model_type="no-such-model")
     (folder("unprepared") / "preprocessor_config.json").unlink()
     saved("pretrained", "Wav2Vec2ForPreTraining")
+    saved("newest", "Wav2Vec2ForPreTraining")
     saved("asr", "Wav2Vec2ForCTC")
     ours = {
         "id2label": dict(enumerate(EMOTIONS)),
@@ -89,14 +85,50 @@ def checkpoints(home: Path) -> None:
     torch.save(weights, place / "pytorch_model.bin")
     binary(saved("binary", "Wav2Vec2Model"))
     wider = saved("wider", "Wav2Vec2Model")
-    (wider / "config.json").write_text(json.dumps({**CONFIG, "intermediate_size": 32}))
+    (wider / "config.json").write_text(json.dumps({**CONFIG, "intermediate_size": 64}))
     torn = saved("torn", "Wav2Vec2Model") / "model.safetensors"
     torn.write_bytes(torn.read_bytes()[:2000])
+    # Weight norm had other names when the checkpoints of the hub were made.
+    old = torch.load(binary(saved("old", "Wav2Vec2ForPreTraining")))
+    names = {"parametrizations.weight.original0": "weight_g",
+             "parametrizations.weight.original1": "weight_v"}  # fmt: skip
+    for new, name in names.items():
+        (key,) = [key for key in old if key.endswith(new)]
+        old[key.replace(new, name)] = old.pop(key)
+    torch.save(old, home / "old" / "pytorch_model.bin")
+    # Anything but tensors in a pickle could run code; so could the code beside a configuration.
+    torch.save({"wav2vec2.x": os.system}, folder("pickle") / "pytorch_model.bin")
+    torch.save({"x": os.system}, write_whisper(home / "whisper-pickle") / "pytorch_model.bin")
+    mine = dict.fromkeys(("AutoConfig", "AutoModelForAudioClassification"), "mine.Mine")
+    for place in (folder("code", model_type="mine", auto_map=mine),
+                  saved("both", "Wav2Vec2Model", auto_map=mine)):  # fmt: skip
+        (place / "mine.py").write_text("raise SystemExit('code of a checkpoint ran')\n")
+
+    whisper(home / "whisper", "WhisperForConditionalGeneration")
+    half = whisper(home / "half", "WhisperForConditionalGeneration").half()
+    half.save_pretrained(home / "half")
+    binary(home / "whisper-binary", whisper(home / "whisper-binary", "WhisperModel"))
+    alone = load_file(home / "whisper" / "model.safetensors")
+    alone = {key: value for key, value in alone.items() if ".encoder." in key}
+    save_file(alone, write_whisper(home / "encoder") / "model.safetensors", {"format": "pt"})
+    whisper(home / "languages", "WhisperForAudioClassification", num_labels=3)
+    whisper(home / "whisper-ours", "WhisperForAudioClassification", **ours)
+    write_whisper(home / "whisper-bare")
+    write_whisper(home / "mels", num_mel_bins=12)
 
 
-def binary(folder: Path) -> Path:
-    """Turn a folder's safetensors into the older pytorch_model.bin."""
-    model = transformers.AutoModel.from_pretrained(folder)
+def whisper(folder: Path, kind: str, **changes) -> torch.nn.Module:
+    """Save a Whisper of this kind to `folder`."""
+    torch.manual_seed(0)
+    write_whisper(folder)
+    model = getattr(transformers, kind)(transformers.WhisperConfig(**{**TINY_WHISPER, **changes}))
+    model.save_pretrained(folder)
+    return model
+
+
+def binary(folder: Path, model: torch.nn.Module | None = None) -> Path:
+    """Turn a folder's safetensors into the older pytorch_model.bin; `model` is what it holds."""
+    model = model or transformers.AutoModel.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     return folder / "pytorch_model.bin"
@@ -114,7 +146,7 @@ class Hub(BaseHTTPRequestHandler):
             code, status = "GatedRepo", 403
         elif not path.parent.is_dir():
             code, status = "RepoNotFound", 404
-        elif revision != COMMIT:
+        elif revision not in (COMMIT, "main"):
             code, status = "RevisionNotFound", 404
         elif not path.exists():
             code, status = "EntryNotFound", 404
@@ -139,32 +171,48 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+PINNED = f"pretrained, commit {COMMIT}\n"
 HUB_CASES = {
-    "me/binary": "pretrained",
-    "me/pretrained": "pretrained",
+    "me/binary": PINNED,
+    "me/pretrained": PINNED,
+    "me/whisper": PINNED,
+    "me/newest": f"commit {COMMIT}: -S revision={COMMIT} keeps it",
     "me/absent": "has no such model, and there is no such folder here",
     "not a name": "has no such model, and there is no such folder here",
     "gated/pretrained": "wants a token",
     "me/bare": "has neither model.safetensors nor pytorch_model.bin of it",
     "me/unprepared": "has no preprocessor_config.json",
     "me/spectrogram": "architecture audio-spectrogram-transformer does not fit",
-    "me/asr": "has no revision main",
+    "me/asr": "has no revision stable of it; every model has its own: -S revision=main",
 }
-FOLDER_CASES = [
-    ("pretrained", "true", "pretrained"),
-    ("asr", "true", "pretrained"),
-    ("ours", "true", "pretrained"),
-    ("bare", "false", "configuration only"),
-    ("bare", "true", "configuration only"),
-    ("nowhere", "true", "no such folder"),
-    ("spectrogram", "true", "architecture audio-spectrogram-transformer does not fit"),
-    ("nonsense", "true", "no-such-model"),
-    ("unprepared", "true", "no preprocessor_config.json"),
-    ("others", "true", "LABEL_0, LABEL_1, LABEL_2, LABEL_3"),
-    ("foreign", "true", "classifier.dense.weight"),
-    ("wider", "true", "weights do not load"),
-    ("torn", "true", "weights do not load"),
-]
+REVISIONS = {"me/asr": "stable", "me/newest": "main"}
+FOLDER_CASES = {
+    "pretrained": "pretrained",
+    "asr": "pretrained",
+    "ours": "pretrained",
+    "old": "pretrained",
+    "both": "pretrained",
+    "whisper": "pretrained",
+    "half": "pretrained",
+    "whisper-binary": "pretrained",
+    "encoder": "pretrained",
+    "whisper-ours": "pretrained",
+    "whisper-bare": "configuration only",
+    "bare": "configuration only",
+    "nowhere": "no such folder",
+    "spectrogram": "architecture audio-spectrogram-transformer does not fit",
+    "nonsense": "no-such-model",
+    "code": "not a configuration that transformers knows",
+    "pickle": "weights do not load",
+    "whisper-pickle": "weights do not load",
+    "unprepared": "no preprocessor_config.json",
+    "others": "LABEL_0, LABEL_1, LABEL_2, LABEL_3",
+    "languages": "fine-tuned to tell apart LABEL_0, LABEL_1, LABEL_2",
+    "mels": "wants the WhisperFeatureExtractor of 12 mels",
+    "foreign": "classifier.dense.weight",
+    "wider": "weights do not load",
+    "torn": "weights do not load",
+}
 ACCEPTED = ("pretrained", "configuration only")
 
 
@@ -173,11 +221,9 @@ def run(folder: Path, endpoint: str, cases: list[dict]) -> list[tuple[str, str]]
     stderr."""
     yaml = YAML()
     values = yaml.load(ROOT / "params.yaml")
-    values.update(
-        {"checkpoint": "PLACEHOLDER", "revision": "PLACEHOLDER", "freeze_cnn": "PLACEHOLDER"}
-    )
+    values.update({"checkpoint": "PLACEHOLDER", "revision": "PLACEHOLDER"})
     yaml.dump(values, folder / "template.yaml")
-    cases = [{"revision": COMMIT, "freeze_cnn": "true", **case} for case in cases]
+    cases = [{"revision": COMMIT, **case} for case in cases]
     extra = {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(folder / "hf"),
@@ -186,8 +232,12 @@ def run(folder: Path, endpoint: str, cases: list[dict]) -> list[tuple[str, str]]
     }
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(cases)],
-        cwd=folder, env={**os.environ, **extra, "no_proxy": "127.0.0.1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, **extra, "no_proxy": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return list(
         zip(*(stream.split("CASE\n")[1:] for stream in (done.stdout, done.stderr)), strict=True)
@@ -212,32 +262,24 @@ def answers(home, tmp_path_factory) -> tuple[Path, dict]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.home = home
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    cases = [
-        {"checkpoint": name, "revision": "main" if name == "me/asr" else COMMIT}
-        for name in HUB_CASES
-    ]
-    cases += [
-        {"checkpoint": str(home / name), "freeze_cnn": freeze} for name, freeze, _ in FOLDER_CASES
-    ]
+    cases = [{"checkpoint": name, "revision": REVISIONS.get(name, COMMIT)} for name in HUB_CASES]
+    cases += [{"checkpoint": str(home / name)} for name in FOLDER_CASES]
     printed = run(folder, f"http://127.0.0.1:{server.server_port}", cases)
     server.shutdown()
     server.server_close()
-    return folder, {
-        (case["checkpoint"], case.get("freeze_cnn")): said
-        for case, said in zip(cases, printed, strict=True)
-    }
+    return folder, {case["checkpoint"]: said for case, said in zip(cases, printed, strict=True)}
 
 
 @pytest.mark.parametrize("name", HUB_CASES)
 def test_hub(answers, name):
-    out, err = answers[1][name, None]
+    out, err = answers[1][name]
     assert HUB_CASES[name] in out + err and name in out + err and len((out + err).splitlines()) == 1
-    assert bool(out) == (HUB_CASES[name] in ACCEPTED)
+    assert bool(out) == ("commit" in HUB_CASES[name])
 
 
-@pytest.mark.parametrize(("name", "freeze", "expected"), FOLDER_CASES)
-def test_folder(answers, home, name, freeze, expected):
-    out, err = answers[1][str(home / name), freeze]
+@pytest.mark.parametrize(("name", "expected"), FOLDER_CASES.items())
+def test_folder(answers, home, name, expected):
+    out, err = answers[1][str(home / name)]
     assert (
         expected in out + err
         and str(home / name) in out + err
@@ -248,6 +290,54 @@ def test_folder(answers, home, name, freeze, expected):
 
 def test_refusals_leave_the_last_good_checkpoint(answers, home):
     assert files(answers[0] / "data/checkpoint") == files(home / "bare")
+
+
+@pytest.mark.parametrize("name", ["whisper", "half", "whisper-binary", "encoder"])
+def test_of_whisper_only_the_encoder_is_kept(home, tmp_path, name):
+    """From safetensors or the older format, in half or full precision, with a decoder or without:
+    the same encoder, in float32."""
+    hub.collect(str(home / name), COMMIT, tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")
+    dtype = torch.float16 if name == "half" else torch.float32
+    assert {tensor.dtype for tensor in kept.values()} == {dtype}
+    assert all("encoder." in key for key in kept)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+    }
+    whole = transformers.WhisperModel.from_pretrained(home / "whisper").encoder.state_dict()
+    loaded = checkpoint.load(tmp_path, "c", 0).model.encoder.state_dict()
+    assert loaded.keys() == whole.keys()
+    for key, tensor in loaded.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, whole[key].to(dtype).float()), key
+
+
+def test_an_encoder_alone_is_copied_byte_by_byte(home, tmp_path):
+    hub.collect(str(home / "encoder"), COMMIT, tmp_path)
+    assert files(tmp_path) == files(home / "encoder")
+
+
+def test_weight_norm_under_its_old_names(home):
+    """As the hub's wav2vec 2.0 checkpoints have it: no weight is lost."""
+    old, new = (
+        dict(checkpoint.load(home / name, "c", 0).named_parameters())
+        for name in ("old", "pretrained")
+    )
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[key], new[key]) for key in new)
+
+
+def test_a_folder_is_found_from_the_work_tree_of_an_experiment(home, tmp_path, monkeypatch):
+    work = tmp_path / "project/.dvc/tmp/exps/standalone/x"
+    work.mkdir(parents=True)
+    (tmp_path / "shared").symlink_to(home)
+    monkeypatch.chdir(work)
+    assert hub.local("../shared/pretrained").samefile(home / "pretrained")
+    with pytest.raises(UserError, match=r"\.\./shared/nothing: no such folder"):
+        hub.local("../shared/nothing")
+    assert hub.local("openai/whisper-tiny.en") is None
 
 
 def test_no_network(answers, home):

@@ -53,21 +53,25 @@ class Whisper(Encoder):
 
     @staticmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
-        """SpecAugment, on the spectrogram; no dropout: Whisper was trained without, and its hidden
-        states fall apart under it."""
+        """SpecAugment, on the spectrogram, and dropout of attention weights.
+
+        Whisper was trained without dropout, and its hidden states fall apart under it: of a fold
+        that a linear probe of the frozen tiny.en gets 88 % of right, 39 % are left under `dropout`
+        0.1, and 73 % under `layerdrop` 0.1.
+        """
         changes: dict[str, object] = {
+            "attention_dropout": settings.attention_dropout,
             "apply_spec_augment": settings.mask_time_prob + settings.mask_feature_prob > 0,
             "mask_time_prob": settings.mask_time_prob,
             "mask_time_length": settings.mask_time_length,
             "mask_feature_prob": settings.mask_feature_prob,
             "mask_feature_length": settings.mask_feature_length,
         }
-        harmful = ("dropout", "attention_dropout", "layerdrop")
-        ignored = [name for name in harmful if getattr(settings, name)]
         notes = [
-            f"{name} = {getattr(settings, name)}: ignored, Whisper was trained without and its "
+            f"{name} = {getattr(settings, name)}: ignored; Whisper was trained without, and its "
             "hidden states fall apart under it"
-            for name in ignored
+            for name in ("dropout", "layerdrop")
+            if getattr(settings, name)
         ]
         return changes, notes
 

@@ -1,0 +1,160 @@
+"""embed: what transformers' encoders make of each clip, in numbers."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import ROOT
+from ruamel.yaml import YAML
+from tiny_models import write_checkpoint, write_whisper
+
+from ser import audio, params
+from ser.encoder import checkpoint
+from ser.encoder.embeddings import Embedder
+from ser.encoder.families.waveform import Waveform
+from ser.run.errors import UserError
+from stages import embed
+
+CLIPS = [f"03-01-{emotion:02}-01-01-01-{actor:02}" for actor in (2, 1) for emotion in (3, 1, 8)]
+
+
+def workplace(folder: Path, model: Path, **changes) -> Path:
+    """A folder to run `embed` in: six clips of noise between silences, `model` as checkpoint."""
+    (folder / "data/audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for clip in CLIPS:
+        noise = rng.normal(0, 3000, rng.integers(4000, 9000))
+        silent = np.pad(noise, rng.integers(2000, 5000)).astype(np.int16)
+        audio.write(folder / f"data/audio/{clip}.wav", silent)
+    (folder / "data/checkpoint").symlink_to(model)
+    values = YAML().load(ROOT / "params.yaml")
+    values["embed"].update(changes)
+    YAML().dump(values, folder / "params.yaml")
+    return folder
+
+
+def run(folder: Path) -> pd.DataFrame:
+    """Run the stage in `folder`; return its table."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setattr(sys, "argv", ["embed"])
+        embed.main()
+    return pd.read_parquet(folder / "data/embeddings.parquet")
+
+
+def statistics(states: list[torch.Tensor]) -> np.ndarray:
+    """Mean and deviation of each layer, (frames, width), one after the other."""
+    parts = [part for state in states for part in (state.mean(0), state.std(0, correction=0))]
+    return torch.cat(parts).numpy()
+
+
+@pytest.mark.parametrize("architecture", Waveform.TYPES)
+@torch.inference_mode()
+def test_waveforms(tmp_path, architecture):
+    """Every number is the mean or the deviation of what transformers' model returns for the samples
+    of that clip alone."""
+    write_checkpoint(tmp_path / "bare", model_type=architecture)
+    checkpoint.load(tmp_path / "bare", "bare", 0).save(tmp_path / "tiny")
+    folder = workplace(tmp_path / "work", tmp_path / "tiny", trim_db=None)
+    table = run(folder)
+    assert list(table["clip"]) == sorted(CLIPS)
+    assert list(table.columns[1:]) == [
+        f"layer{layer}_{statistic}_{channel:03}"
+        for layer in range(3)
+        for statistic in ("mean", "std")
+        for channel in range(16)
+    ]
+    assert set(table.dtypes[1:]) == {np.dtype("float32")}
+    model = transformers.AutoModel.from_pretrained(tmp_path / "tiny").eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
+    for row in table.itertuples(index=False):
+        samples = audio.read(folder / f"data/audio/{row.clip}.wav")
+        inputs = extractor(samples, sampling_rate=16000, return_tensors="pt")
+        states = model(inputs.input_values, output_hidden_states=True).hidden_states
+        expected = statistics([state[0] for state in states])
+        assert np.abs(np.array(row[1:]) - expected).max() < 1e-5
+    assert table.iloc[:, 1:].std().min() > 0  # no two clips are the same
+
+
+@torch.inference_mode()
+def test_whisper_without_its_silence(tmp_path):
+    """As transformers' encoder, with a window as long as the clip is without the silence at its
+    ends; its windows are an even number of 10 ms long."""
+    write_whisper(tmp_path / "bare")
+    checkpoint.load(tmp_path / "bare", "bare", 0).save(tmp_path / "tiny")
+    folder = workplace(tmp_path / "work", tmp_path / "tiny", trim_db=30.0)
+    table = run(folder).set_index("clip")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
+    encoder = transformers.WhisperForAudioClassification.from_pretrained(tmp_path / "tiny").encoder
+    positions, compared = encoder.embed_positions.weight.clone(), 0
+    for clip in CLIPS:
+        samples = audio.read(folder / f"data/audio/{clip}.wav")
+        trimmed, _ = librosa.effects.trim(samples, top_db=30)
+        assert len(trimmed) < len(samples)
+        mels = extractor(trimmed, sampling_rate=16000, padding=False, return_tensors="pt")
+        frames = mels.input_features.shape[2]
+        if frames % 2:
+            continue
+        encoder.config.max_source_positions = frames // 2
+        encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions[: frames // 2])
+        states = encoder(mels.input_features, output_hidden_states=True).hidden_states
+        expected = statistics([state[0] for state in states])
+        assert np.abs(table.loc[clip].to_numpy() - expected).max() < 1e-5
+        compared += 1
+    assert compared
+
+
+def test_same_bytes_whatever_the_number_of_workers(tmp_path, monkeypatch):
+    folder = workplace(tmp_path / "work", write_whisper(tmp_path / "tiny"))
+    found = []
+    for workers in (1, 3, 1):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(workers))
+        run(folder)
+        found.append((folder / "data/embeddings.parquet").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_one_clip_gets_the_row_of_the_table(tmp_path):
+    """What a model trained on the table needs to describe a new clip: the table's `attrs`, and the
+    same encoder."""
+    tiny = write_whisper(tmp_path / "tiny")
+    folder = workplace(tmp_path / "work", tiny, trim_db=25.0, seed=5)
+    table = run(folder)
+    embedder = Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
+    assert embedder.columns == list(table.columns[1:])
+    for clip, *numbers in table.itertuples(index=False):
+        samples = audio.read(folder / f"data/audio/{clip}.wav")
+        assert embedder(samples, clip) == pytest.approx(np.array(numbers), abs=1e-5)
+    (tiny / "config.json").write_text((tiny / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="not the encoder that the probe was trained on"):
+        Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
+
+
+def test_random_weights_come_from_the_seed(tmp_path):
+    tiny, rng = write_checkpoint(tmp_path / "tiny"), np.random.default_rng(0)
+    samples = rng.normal(0, 0.1, 8000).astype(np.float32)
+    first, second, third = (
+        Embedder(tiny, "tiny", params.Embed(trim_db=30.0, seed=seed))(samples, "clip")
+        for seed in (1, 2, 1)
+    )
+    assert (first == third).all()
+    assert np.abs(first - second).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("write", "samples", "words"),
+    [
+        (write_whisper, 16001, "clip: 1.0 s long; tiny hears 1 s at most"),
+        (write_whisper, 200, "clip: 200 samples are too short for a frame of tiny"),
+        (write_checkpoint, 150, "clip: 150 samples are too short for a frame of tiny"),
+    ],
+)
+def test_clips_too_long_or_too_short(tmp_path, write, samples, words):
+    embedder = Embedder(write(tmp_path / "tiny"), "tiny", params.Embed(trim_db=None, seed=0))
+    with pytest.raises(UserError, match=words):
+        embedder(np.ones(samples, np.float32), "clip")
