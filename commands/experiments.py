@@ -24,7 +24,7 @@ LEFT_OUT = ("_low", "_high", "macro_f1", "log_loss")  # of the metrics: how thei
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
     """Nested values by dotted name."""
-    leaves = {}
+    leaves: dict[str, object] = {}
     for name, value in values.items():
         leaves |= (
             flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -47,7 +47,7 @@ def rows(shown: list[dict]) -> list[tuple[str, dict[tuple[str, str], object], st
 
     def read(state: dict) -> tuple[dict[tuple[str, str], object], dict[str, object]]:
         data = state["data"] or {"metrics": {}, "params": {}}
-        scores = {
+        scores: dict[tuple[str, str], object] = {
             (PurePath(path).stem, name): value
             for path, file in data["metrics"].items()
             for name, value in (file.get("data") or {}).items()

@@ -2,6 +2,7 @@
 the scores."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +137,14 @@ def bounded(predictions: pd.DataFrame) -> dict[str, float]:
     Returns:
         For each of `RATES`: NAME, NAME_low, NAME_high, from 0 to 1; of a single actor no bounds.
     """
-    per_actor, figures = per_actor_confusion(predictions), {}
+
+    def rate(counts: np.ndarray, name: str) -> np.ndarray:
+        return rates(counts)[name]
+
+    per_actor = per_actor_confusion(predictions)
+    figures: dict[str, float] = {}
     for name in RATES:
-        figures |= with_bounds(name, per_actor, lambda counts, name=name: rates(counts)[name], 0)
+        figures |= with_bounds(name, per_actor, partial(rate, name=name), 0)
     return figures
 
 
@@ -163,9 +169,9 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
         both = rates(counts)[name]
         return both[..., 0] - both[..., 1]
 
-    figures = {}
+    figures: dict[str, float] = {}
     for name in RATES:
-        figures |= with_bounds(name, pairs, lambda counts, name=name: difference(counts, name), -1)
+        figures |= with_bounds(name, pairs, partial(difference, name=name), -1)
     return figures
 
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import datasets
 import huggingface_hub
@@ -154,7 +155,8 @@ def exact() -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False
 
 
 def quiet() -> None:

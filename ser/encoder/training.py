@@ -3,6 +3,7 @@ stopped training needs to go on."""
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,19 +26,18 @@ from ser.run.errors import UserError
 def make_optimizer(classifier: Encoder, settings: Params) -> torch.optim.AdamW:
     """AdamW with a learning rate of its own for the head, and weight decay of matrices and kernels
     only."""
-    groups = {}
+    groups: dict[tuple[float, float], list] = {}
     for name, parameter in classifier.named_parameters():  # its CNN stands beside its model
         if parameter.requires_grad:
             lr = settings.head_lr if name.removeprefix("model.").startswith(HEAD) else settings.lr
             decay = settings.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
-    groups = [
+    options = [
         {"params": chosen, "lr": lr, "weight_decay": decay}
         for (lr, decay), chosen in groups.items()
     ]
-    return torch.optim.AdamW(
-        groups, betas=tuple(settings.adam_betas), eps=settings.adam_eps, fused=True
-    )
+    first, second = settings.adam_betas
+    return torch.optim.AdamW(options, betas=(first, second), eps=settings.adam_eps, fused=True)
 
 
 def uar(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -101,7 +101,10 @@ class Training:
             settings.seed,
         )
         self.ends = list(accumulate(len(step) for step in self.steps))  # clips seen after each step
-        self.done, self.curve, self.inner_scores, self.best = 0, [], [], {}
+        self.done = 0
+        self.curve: list[dict] = []
+        self.inner_scores: list[dict] = []
+        self.best: dict[str, torch.Tensor] = {}
 
         device = accelerator.device
         classifier.to(device).train()
@@ -110,8 +113,9 @@ class Training:
             for name, parameter in classifier.named_parameters()
             if parameter.requires_grad
         }
-        self.optimizer = make_optimizer(classifier, settings)
-        self.scheduler = schedule.learning_rate(
+        # Any: optimizers take `found_inf`, and these schedules have `lr_lambdas`, unknown to types.
+        self.optimizer: Any = make_optimizer(classifier, settings)
+        self.scheduler: Any = schedule.learning_rate(
             self.optimizer, settings.schedule, self.steps, settings.warmup, settings.decay_start
         )
         # What the steps leave behind stays on the device until `settle`, since to fetch it is to
@@ -132,13 +136,11 @@ class Training:
         end, batch = self.ends[step], self.numbers[self.steps[step]]
         self.optimizer.zero_grad()
         self.add_gradients(batch, self.seen[end - len(batch) : end])
-        gradients = [parameter.grad for parameter in self.trained.values()]
-        gradients = [gradient for gradient in gradients if gradient is not None]
+        trained = self.trained.values()
+        gradients = [grad for parameter in trained if (grad := parameter.grad) is not None]
         self.norms[step] = norm = torch.nn.utils.get_total_norm(gradients)
         if self.settings.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.trained.values(), self.settings.max_grad_norm, norm
-            )
+            torch.nn.utils.clip_grads_with_norm_(trained, self.settings.max_grad_norm, norm)
         # From the first step on that is not finite, the optimizer leaves the weights as they are;
         # `settle` will say so.
         self.broken = torch.maximum(self.broken, (~norm.isfinite()).float())
@@ -218,10 +220,11 @@ class Training:
                 [cross_entropy(logits, truth[part], reduction="none"), logits.argmax(-1)], dim=1
             )
         if accelerator.num_processes > 1:
+            gradients = []
             for parameter in self.trained.values():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in self.trained.values()]
+                gradients.append(parameter.grad)
             flat = accelerator.reduce(parameters_to_vector(gradients), "sum")
             vector_to_parameters(flat, gradients)
 

@@ -112,7 +112,8 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         Stopped: after a signal, if the first process has not said so itself.
         UserError: one failed, but not the first.
     """
-    signals, workers = [], []
+    signals: list[int] = []
+    workers: list[subprocess.Popen] = []
 
     def stop(number: int, _: object = None) -> None:
         for worker in workers:

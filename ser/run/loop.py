@@ -81,6 +81,7 @@ def run(
     began = look = time.monotonic()
     shown, start = training.done, sum(sizes[: training.done])
     every, due = 1, training.done + 1  # in steps, the same in all processes
+    said = False  # the forecast
     with (
         listening() as signals,
         SummaryWriter(str(log)) if first else nullcontext() as writer,
@@ -99,10 +100,10 @@ def run(
                     for name in row.keys() - {"step"}:
                         writer.add_scalar(name, row[name], row["step"])
             shown, now = training.done, time.monotonic()
-            if first and forecast and now - began > FORECAST:
+            if first and not said and now - began > FORECAST:
                 seconds = (now - began) * sum(sizes) / (sum(sizes[: training.done]) - start)
                 bar.write(forecast(seconds), file=sys.stderr)
-                forecast = None
+                said = True
             # One process told to stop stops all; and all agree when to look again.
             told = float(bool(signals) or launch.orphaned())
             shared = torch.tensor([told, now - look], device=accelerator.device)
