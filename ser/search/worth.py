@@ -169,8 +169,8 @@ class Svm:
         return probabilities.idxmax(axis=1).set_axis(table.loc[~rows, "clip"])
 
 
-class Wav2Vec:
-    """The fine-tuning of wav2vec 2.0, scored by the UAR on the inner fold of training actors that
+class Finetuning:
+    """The fine-tuning of an encoder, scored by the UAR on the inner fold of training actors that
     `select: inner` looks at."""
 
     name, score = "w2v", "inner_uar"
@@ -220,8 +220,8 @@ class Wav2Vec:
         return self.finetuning.predict(settings, fold)
 
 
-BRANCHES = {branch.name: branch for branch in (Svm(), Wav2Vec())}
-Branch = Svm | Wav2Vec
+BRANCHES = {branch.name: branch for branch in (Svm(), Finetuning())}
+Branch = Svm | Finetuning
 
 
 def evidence(branch: Branch, fold: int | None) -> str:

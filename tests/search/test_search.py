@@ -284,7 +284,7 @@ def test_a_training_that_falls_behind_is_given_up_and_keeps_its_score(project, m
     # As the quarters of a training, which would take minutes.
     learning = {1e-3: [0.2, 0.3, 0.4, 0.5], 1e-6: [0.1, 0.1, 0.1, 0.9]}
     monkeypatch.setattr(
-        worth.Wav2Vec, "scores", lambda _, settings, fold: enumerate(learning[settings.lr], 1)
+        worth.Finetuning, "scores", lambda _, settings, fold: enumerate(learning[settings.lr], 1)
     )
     with opened() as store:
         fold_search = FoldSearch(store, "w2v", 0, params.load(), space.load())
