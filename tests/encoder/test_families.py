@@ -10,8 +10,11 @@ from conftest import ROOT
 from tiny_models import write_checkpoint, write_whisper
 from torch.nn.utils.rnn import pad_sequence
 
+from ser import params
 from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
+from ser.encoder.families.whisper import Whisper
+from ser.run.errors import UserError
 
 torch.set_num_threads(1)  # models this small only wait for a second thread
 
@@ -145,3 +148,113 @@ def test_from_scratch_the_cnn_begins_with_a_spectrogram():
         ), tone
         heard.append(energy.max().item())
     assert heard == sorted(heard)
+
+
+def knobs(**changes):
+    """params.yaml without regularisation, but for `changes`."""
+    none = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.0, "speed": 0.0}
+    none |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    return params.load(ROOT / "params.yaml").model_copy(update={**none, **changes})
+
+
+def regularised(folder, **changes):
+    """The encoder in `folder` as training has it."""
+    config, _ = checkpoint.read_config(folder, "c")
+    fields, _ = checkpoint.family(config).regularisation(knobs(**changes))
+    return checkpoint.load(folder, "c", 0, **fields).train()
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+@pytest.mark.parametrize("architecture", Waveform.TYPES)
+@torch.inference_mode()
+def test_spec_augment_hides_what_transformers_would(tmp_path, architecture):
+    folder = write_checkpoint(tmp_path / "c", model_type=architecture)
+    masks = {"mask_time_prob": 0.2, "mask_time_length": 3}
+    masks |= {"mask_feature_prob": 0.3, "mask_feature_length": 2}
+    encoder = regularised(folder, **masks)
+    inputs = [torch.from_numpy(encoder.prepare(clip)) for clip in noise((4000, 9000, 6000))]
+    encoder.lengths = torch.tensor([len(clip) for clip in inputs])
+    hidden = torch.randn(3, int(encoder.lengths.max()), encoder.width)
+    np.random.seed(3)
+    found = encoder.hide(hidden)
+    np.random.seed(3)
+    mask = torch.arange(hidden.shape[1]) < encoder.lengths[:, None]
+    base = encoder.model.base_model
+    expected = type(base)._mask_hidden_states(base, hidden.clone(), attention_mask=mask)
+    assert torch.equal(found, expected)
+    assert 0.1 < (found != hidden).float().mean() < 0.7
+    assert torch.equal(encoder.eval().hide(hidden), hidden)
+
+
+@torch.inference_mode()
+def test_spec_augment_of_whisper(tmp_path):
+    """Spans of 20 ms frames and of mels become zero, inside each clip; nothing in eval mode."""
+    folder = write_whisper(tmp_path / "w")
+    masks = {"mask_time_prob": 0.3, "mask_time_length": 4}
+    masks |= {"mask_feature_prob": 0.3, "mask_feature_length": 2}
+    encoder = regularised(folder, **masks)
+    lengths = torch.tensor([99, 40, 61])
+    inputs = torch.ones(3, 99, 8)
+    np.random.seed(0)
+    found = encoder.hide(inputs, lengths)
+    for clip, length in zip(found, lengths, strict=True):
+        frames, mels = clip.amax(1) == 0, clip[:length].amax(0) == 0
+        assert not frames[length:].any()
+        starts = (frames[1:] & ~frames[:-1]).nonzero() + 1
+        assert ((starts % 2) == 0).all()  # both halves of a frame of 20 ms
+        assert 8 <= frames.sum() < 0.7 * length
+        assert 2 <= mels.sum() < 8
+        assert (clip[:, ~mels][~frames] == 1).all()
+    padded = pad_sequence([torch.randn(length, 8) for length in lengths], batch_first=True)
+    first, second = (encoder(padded, lengths) for _ in range(2))
+    assert not torch.equal(first, second)
+    encoder.eval()
+    assert torch.equal(encoder(padded, lengths), encoder(padded, lengths))
+
+
+@torch.inference_mode()
+def test_knobs_that_would_harm_whisper_are_ignored_with_a_line_each(tmp_path):
+    folder = write_whisper(tmp_path / "w")
+    config, _ = checkpoint.read_config(folder, "w")
+    harmful = {"dropout": 0.1, "layerdrop": 0.2}
+    _, notes = checkpoint.family(config).regularisation(knobs(**harmful))
+    assert [note.split(";")[0] for note in notes] == [
+        "dropout = 0.1: ignored",
+        "layerdrop = 0.2: ignored",
+    ]
+    assert checkpoint.family(config).regularisation(knobs())[1] == []
+    clip, length = torch.randn(1, 80, 8), torch.tensor([80])
+    encoder = regularised(folder, **harmful)
+    assert torch.equal(encoder(clip, length), encoder.eval()(clip, length))
+    encoder = regularised(folder, attention_dropout=0.3)
+    assert not torch.equal(encoder(clip, length), encoder.eval()(clip, length))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"speed": 0.2, "freeze_cnn": True}, "speed = 0.2: needs freeze_cnn: false"),
+        ({"layerdrop": 0.1, "weighted_layer_sum": True}, "layerdrop = 0.1: not with weighted"),
+    ],
+)
+def test_knobs_that_exclude_each_other(changes, words):
+    with pytest.raises(UserError, match=words):
+        Waveform.regularisation(knobs(**changes))
+    Whisper.regularisation(knobs(**changes))
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_whisper])
+def test_frozen_layers_and_what_lies_below(tmp_path, write):
+    encoder = checkpoint.load(write(tmp_path / "c"), "c", 0, freeze_cnn=False)
+    with pytest.raises(UserError, match="frozen_layers = 1: needs freeze_cnn: true"):
+        encoder.freeze(1)
+    encoder = checkpoint.load(tmp_path / "c", "c", 0)
+    with pytest.raises(UserError, match="frozen_layers = 3: c has 2 layers"):
+        encoder.freeze(3)
+    encoder.freeze(1)
+    inputs = torch.from_numpy(encoder.prepare(*noise([8000])))[None]
+    encoder(inputs, torch.tensor([inputs.shape[1]])).sum().backward()
+    moving = {name for name, weight in encoder.named_parameters() if weight.grad is not None}
+    assert any("layers.1." in name for name in moving)
+    below = ("layers.0.", "conv", "cnn.", "feature_projection", "embed_positions")
+    assert not any(part in name for name in moving for part in below)

@@ -165,10 +165,15 @@ class Encoder(nn.Module):
         """Keep the first `count` layers, and what lies below, as they are.
 
         Raises:
-            UserError: there are fewer layers.
+            UserError: there are fewer layers, or the CNN below them is to be trained.
         """
         if count > len(self.layers):
             raise UserError(f"frozen_layers = {count}: {self.name} has {len(self.layers)} layers")
+        if count and not self.freeze_cnn:
+            raise UserError(
+                f"frozen_layers = {count}: needs freeze_cnn: true, since what lies below frozen "
+                "layers stays as well"
+            )
         if count:  # what lies below them would get its gradient through them
             for part in (*self.below, *self.layers[:count]):
                 part.requires_grad_(False)

@@ -103,6 +103,7 @@ class Waveform(Encoder):
             "mask_time_length": settings.mask_time_length,
             "mask_feature_prob": settings.mask_feature_prob,
             "mask_feature_length": settings.mask_feature_length,
+            "mask_feature_min_masks": 0,  # transformers' WavLM lacks it, and would stop
         }
         return changes, []
 
