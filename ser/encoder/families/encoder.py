@@ -24,7 +24,7 @@ class HiddenStates(NamedTuple):
     Attributes:
         layers: what enters the first transformer layer, then what each layer makes of it; a tensor
             of shape (batch, frames, width) each. What stands behind a clip's own frames is
-            undefined.
+            undefined. In training a layer that is skipped by chance (layerdrop) is missing.
         last: what transformers' classifiers look at, (batch, frames, width): the last of `layers`,
             in some models after one more layer norm.
         mask: True for a clip's own frames, (batch, frames).
