@@ -43,12 +43,14 @@ class Split(Section):
         twice = sorted({actor for actor in actors if actors.count(actor) > 1})
         if twice:
             raise ValueError(
-                f"actor {twice[0]} stands in two places; each of the actors 1 to 24 belongs to one fold"
+                f"actor {twice[0]} stands in two places; "
+                "each of the actors 1 to 24 belongs to one fold"
             )
         missing = sorted(set(ACTORS) - set(actors))
         if missing or not all(folds):
             raise ValueError(
-                f"actors {missing} are in no fold, or a fold is empty; each of the actors 1 to 24 belongs to one fold"
+                f"actors {missing} are in no fold, or a fold is empty; "
+                "each of the actors 1 to 24 belongs to one fold"
             )
         return folds
 
@@ -204,6 +206,7 @@ def first_problem(error: ValidationError, kind: type[Section]) -> str:
         for name in section:
             fields = fields[name].annotation.model_fields
         near = difflib.get_close_matches(str(key), fields, n=1)
-        message = f"unknown parameter; {f'did you mean {near[0]}?' if near else 'known here: ' + ', '.join(fields)}"
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(fields)}"
+        message = f"unknown parameter; {hint}"
     value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
     return f"{'.'.join(map(str, problem['loc']))}{value}: {message[0].lower()}{message[1:]}"

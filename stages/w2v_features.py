@@ -38,7 +38,7 @@ def main() -> None:
             "from scratch, -S freeze_cnn=false"
         )
     encoder = checkpoint.load(CHECKPOINT, settings.checkpoint, 0, settings.freeze_cnn).eval()
-    encoder.regularisation(settings)  # refuses a `speed` that the frozen CNN does not allow
+    encoder.check_speed(settings)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)  # every core has a clip of its own
 

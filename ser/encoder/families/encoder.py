@@ -98,6 +98,14 @@ class Encoder(nn.Module):
         """Improve on transformers' random weights of a model to be trained from scratch."""
 
     @staticmethod
+    def check_speed(settings: Params) -> None:
+        """Refuse a `speed` that does not go with what is stored of each clip.
+
+        Raises:
+            UserError: it does not.
+        """
+
+    @staticmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
         """What the params' regularisation means for this family.
 

@@ -82,12 +82,16 @@ class Waveform(Encoder):
             first.weight.data.copy_(filter_bank(channels, taps))
 
     @staticmethod
-    def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
+    def check_speed(settings: Params) -> None:
         if settings.speed and settings.freeze_cnn:
             raise UserError(
                 f"speed = {settings.speed}: needs freeze_cnn: false, since a frozen CNN sees each "
                 "clip only once"
             )
+
+    @classmethod
+    def regularisation(cls, settings: Params) -> tuple[dict[str, object], list[str]]:
+        cls.check_speed(settings)
         if settings.layerdrop and settings.weighted_layer_sum:
             raise UserError(
                 f"layerdrop = {settings.layerdrop}: not with weighted_layer_sum: true, "

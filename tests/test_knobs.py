@@ -1,0 +1,174 @@
+"""Every knob of params.yaml changes what its stage is for: predictions, features, folds, clips.
+
+What only says that the knob was turned, such as a protocol, does not count.
+"""
+
+import functools
+import shutil
+from pathlib import Path
+
+import pytest
+import workplace
+from conftest import ROOT
+from feature_tables import features
+from ruamel.yaml import YAML
+from test_pipeline import leaves
+from tiny_models import write_checkpoint
+
+from ser import corpus, params
+from ser.corpora import ravdess
+from stages import split
+
+pytestmark = pytest.mark.slow
+
+THREE_FOLDS = [list(range(first, first + 8)) for first in (1, 9, 17)]
+
+# For each group of knobs: the stages to run, the output that tells, and for each knob a value that
+# it has not otherwise, with what must be so for it to matter.
+GROUPS = [
+    (
+        ("checkpoint", "w2v_features", "w2v_finetune 0"),
+        "data/w2v/fold_0/predictions.csv",
+        {
+            "checkpoint": ("empty", {"freeze_cnn": False}),
+            "trim_db": (1.0, {}),
+            "freeze_cnn": (False, {}),
+            "frozen_layers": (1, {}),
+            "weighted_layer_sum": (True, {}),
+            "lr": (1e-3, {}),
+            "head_lr": (1e-3, {}),
+            "adam_betas": ([0.8, 0.9], {}),
+            "adam_eps": (1e-3, {}),
+            "weight_decay": (0.5, {}),
+            "max_grad_norm": (0.1, {}),
+            "epochs": (2, {}),
+            "batch_size": (4, {}),
+            "micro_batch": (8, {}),
+            "schedule": ("cosine", {}),
+            "warmup": (0.5, {}),
+            "decay_start": (0.3, {}),
+            "batch_growth": (2.0, {}),
+            "dropout": (0.3, {}),
+            "attention_dropout": (0.3, {}),
+            "layerdrop": (0.5, {}),
+            "mask_time_prob": (0.5, {}),
+            "mask_time_length": (4, {"mask_time_prob": 0.5}),
+            "mask_feature_prob": (0.5, {"mask_feature_length": 2}),
+            "mask_feature_length": (4, {"mask_feature_prob": 0.5}),
+            "speed": (0.2, {"freeze_cnn": False}),
+            "label_smoothing": (0.2, {}),
+            "class_weights": (True, {}),
+            "select": ("inner", {}),
+            "precision": ("bf16", {}),
+            "seed": (1, {}),
+        },
+    ),
+    (
+        ("mfcc",),
+        "data/mfcc.parquet",
+        {
+            "mfcc.trim_db": (1.0, {}),
+            "mfcc.n_fft": (256, {"mfcc.n_mels": 40}),
+            "mfcc.hop": (200, {}),
+            "mfcc.n_mels": (60, {}),
+            "mfcc.warps": ([0.9, 1.0], {}),
+            "mfcc.n_mfcc": (30, {}),
+            "mfcc.deltas": (1, {}),
+            "mfcc.statistics": (["mean", "p50"], {}),
+            "mfcc.dct_mfcc": (8, {}),
+            "mfcc.dct_terms": (5, {}),
+            "mfcc.segments": ([2], {}),
+            "mfcc.low_mfcc": (10, {}),
+            "mfcc.covariance": (False, {}),
+        },
+    ),
+    (
+        ("svm_train",),
+        "data/svm/predictions.csv",
+        {
+            "svm_train.blocks": ([{"dct": 1.0}], {}),
+            "svm_train.kernel": (["linear"], {}),
+            "svm_train.C": ([0.1], {}),
+            "svm_train.gamma": ([0.01], {}),
+            "svm_train.inner_folds": (2, {}),
+            "svm_train.speaker_norm": (True, {}),
+        },
+    ),
+    (
+        ("checkpoint", "embed"),
+        "data/embeddings.parquet",
+        {"embed.trim_db": (1.0, {}), "embed.seed": (1, {"checkpoint": "empty"})},
+    ),
+    (("split",), "data/folds.csv", {"split.folds": (THREE_FOLDS, {})}),
+    (("svm_train", "evaluate svm"), "metrics/svm.json", {"folds": ([0], {})}),
+    (("svm_train", "evaluate svm"), "metrics/svm_protocol.txt", {"corpus": ("demo", {})}),
+    (
+        ("download",),
+        "data/raw",
+        {
+            "demo.takes": (1, {"corpus": "demo", "demo.seconds": 0.5}),
+            "demo.seconds": (0.5, {"corpus": "demo", "demo.takes": 1}),
+        },
+    ),
+]
+ELSEWHERE = {"revision": "encoder/test_hub.py"}  # needs a hub
+CASES = [
+    pytest.param(stages, output, {knob: value}, given, id=knob)
+    for stages, output, knobs in GROUPS
+    for knob, (value, given) in knobs.items()
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all stages run within seconds: a few clips of tones, a tiny checkpoint, one
+    without weights; in `tables`, features of clips of all actors."""
+    folder = workplace.make(tmp_path_factory.mktemp("knobs") / "work", weights=True)
+    shutil.copy(folder / "params.yaml", folder / "unchanged.yaml")
+    write_checkpoint(folder / "empty")
+    tables = folder / "tables" / "data"
+    names = [name for name in ravdess.read_manifest(ravdess.MANIFEST) if "-01-01-01-" in name]
+    for name in names:
+        (tables / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tables / "raw" / name).touch()
+    clips = split.assign(corpus.table(names), THREE_FOLDS)
+    clips.to_csv(tables / "folds.csv", index=False)
+    table = features(clips)
+    table.insert(0, "clip", clips["clip"])
+    table.to_parquet(tables / "mfcc.parquet", index=False)
+    return folder
+
+
+def make(work: Path, stages: tuple[str, ...], output: str, changes: dict) -> dict[str, str]:
+    """What the stages make with params changed: the hash of each file of the output, by path."""
+    folder = work if stages[0] in ("checkpoint", "mfcc", "download") else work / "tables"
+    values = YAML().load(work / "unchanged.yaml")
+    for name, value in {"folds": [0, 1, 2], **changes}.items():
+        *sections, key = name.split(".")
+        functools.reduce(lambda section, name: section[name], sections, values)[key] = value
+    YAML().dump(values, folder / "params.yaml")
+    workplace.run(folder, *stages)
+    digests = workplace.digest((folder / output).parent)
+    return {path: digest for path, digest in digests.items() if path.startswith(Path(output).name)}
+
+
+@pytest.mark.parametrize(("stages", "output", "change", "given"), CASES)
+def test_a_knob_does_something(work, stages, output, change, given):
+    turned = make(work, stages, output, given | change)
+    as_it_was = make(work, stages, output, given)
+    assert turned
+    assert turned != as_it_was
+
+
+@pytest.mark.parametrize(("stages", "output"), [group[:2] for group in GROUPS])
+def test_without_a_change_all_stays_the_same(work, stages, output):
+    """Or the test above would tell nothing."""
+    small = {"corpus": "demo", "demo.takes": 1, "demo.seconds": 0.5}
+    first, second = (make(work, stages, output, small) for _ in range(2))
+    assert first == second
+
+
+def test_every_knob_is_turned_here():
+    assert {case.id for case in CASES} | set(ELSEWHERE) == leaves(params.Params)
+    for name, file in ELSEWHERE.items():
+        assert name in (ROOT / "tests" / file).read_text()
