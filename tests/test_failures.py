@@ -17,6 +17,7 @@ from ser.corpora import ravdess
 from stages import split
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+pytestmark = pytest.mark.slow
 FOLDS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["split"]["folds"]
 
 

@@ -772,6 +772,7 @@ def test_neither_output_without_the_other(project):
     assert [path.name for path in Path("data").iterdir()] == ["raw"]
 
 
+@pytest.mark.slow
 def test_the_demo_corpus(project):
     chosen = Path("params.yaml").read_text().replace("corpus: ravdess", "corpus: demo")
     Path("params.yaml").write_text(

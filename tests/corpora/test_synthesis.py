@@ -10,6 +10,7 @@ from ser import corpus
 from ser.corpora import synthesis
 
 SECONDS = 0.8
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
