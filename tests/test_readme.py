@@ -25,7 +25,7 @@ PRINTS = {
     ". .venv/bin/activate": "^$",
     "python -m commands.predict --model svm clip.wav": r"clip\.wav +[a-z]+ +[01]\.\d{3}",
     "dvc exp run -S mfcc.trim_db=35": "Running stage 'mfcc'",
-    "dvc exp show": r"trim_db",
+    "make experiments": r"mfcc\.trim_db=35",
     "git restore . && dvc checkout": r"mfcc\.parquet",
     "git switch -c no-trim": "^$",
     "dvc exp run -S mfcc.trim_db=null": "Running stage 'mfcc'",
