@@ -17,6 +17,7 @@ RUN = {
     "mypy",
     "pre-commit",
     "pre-commit-hooks",
+    "psycopg",  # sqlalchemy's driver of PostgreSQL
     "pyarrow",  # Parquet for pandas
     "pytest-timeout",
     "pytest-xdist",
@@ -34,7 +35,7 @@ def requirements(text: str) -> dict[str, str]:
     """The pinned version of each package named in a requirements file; empty if it has none."""
     lines = (line.partition("#")[0].partition(";")[0].strip() for line in text.splitlines())
     pairs = (line.partition("==") for line in lines if line)
-    return {canonical(name): version for name, _, version in pairs}
+    return {canonical(name.partition("[")[0]): version for name, _, version in pairs}
 
 
 def imported(file: Path) -> set[str]:

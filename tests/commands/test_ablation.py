@@ -12,6 +12,8 @@ from ser import corpus
 from ser.run import errors
 from stages import split
 
+pytestmark = pytest.mark.slow  # whole stages and pipelines
+
 FOLDS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 

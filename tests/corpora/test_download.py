@@ -409,6 +409,7 @@ def unharmed(line, words):
     assert {path.read_text() for path in files} == {"older"}
 
 
+@pytest.mark.slow
 def test_folder_and_zip_give_the_same(project):
     description = succeeds(run(RAVDESS_ARCHIVE="source"))
     assert succeeds(run(RAVDESS_ARCHIVE=str(project / "source.zip"))) == description
@@ -740,6 +741,7 @@ def test_a_bomb_is_refused_and_fills_nothing(project, monkeypatch):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_bad_sources_in_a_process_of_their_own(project):
     corrupt(project / "source")
     fails(run(RAVDESS_ARCHIVE="source"), f"source: {LAST} has md5")
@@ -772,6 +774,7 @@ def test_neither_output_without_the_other(project):
     assert [path.name for path in Path("data").iterdir()] == ["raw"]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_demo_corpus(project):
     chosen = Path("params.yaml").read_text().replace("corpus: ravdess", "corpus: demo")

@@ -51,6 +51,7 @@ def pitch(samples):
     return 12_000 / np.median(21 + np.argmax(peaks, axis=1))
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_order_on_other_workers_and_with_fewer_takes(folder, tmp_path):
     with joblib.parallel_config(backend="threading"):
         synthesis.write(tmp_path / "again", takes=1, seconds=SECONDS)

@@ -82,6 +82,7 @@ def encode(
         container.mux(stream.encode())
 
 
+@pytest.mark.slow
 def test_predict_any_file(trained, tmp_path, capsys):
     """An mp3, a stereo 44.1 kHz WAV and a video get the probabilities of the clip they were made
     of; the rest get a line each."""

@@ -340,6 +340,7 @@ def test_a_folder_is_found_from_the_work_tree_of_an_experiment(home, tmp_path, m
     assert hub.local("openai/whisper-tiny.en") is None
 
 
+@pytest.mark.slow
 def test_no_network(answers, home):
     """Nothing listens on port 9. What was fetched before needs no network; else one line says what
     can be done."""

@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 from ser.run import launch
 from ser.run.errors import UserError
 
+pytestmark = pytest.mark.slow  # whole stages and pipelines
+
 STAGE = [sys.executable, "-m", "stages.w2v_finetune", "0"]
 
 

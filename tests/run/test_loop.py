@@ -9,6 +9,7 @@ import time
 import workplace
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
     folder = tmp_path / "killed"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))

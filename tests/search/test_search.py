@@ -179,6 +179,7 @@ def test_a_database_that_cannot_be_used_is_one_line_without_its_password(project
     assert "secret" not in done.stderr
 
 
+@pytest.mark.slow
 def test_trials_are_experiments_and_the_best_is_chosen(project, monkeypatch, capsys):
     run(monkeypatch, "svm", "--trials", "9")
     printed = capsys.readouterr()
@@ -225,6 +226,7 @@ def test_trials_are_experiments_and_the_best_is_chosen(project, monkeypatch, cap
     }
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on_as_it_would_have(project, monkeypatch):
     worker = start(project, "svm", "--trials", "7")
     wait_for_trials(worker, 3)
@@ -243,6 +245,7 @@ def test_killed_and_started_again_it_goes_on_as_it_would_have(project, monkeypat
     pd.testing.assert_frame_equal(table("svm").drop(columns=["trial"]), resumed)
 
 
+@pytest.mark.slow
 def test_two_workers_never_run_the_same_trial(project, monkeypatch):
     other = start(project, "svm", "--trials", "16")
     wait_for_trials(other, 1)
@@ -257,6 +260,7 @@ def test_two_workers_never_run_the_same_trial(project, monkeypatch):
     assert table("svm", "choices").loc[0, "trials"] == 16
 
 
+@pytest.mark.slow
 def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch):
     choose, calls = model.choose, []
 
@@ -297,6 +301,7 @@ def test_a_training_that_falls_behind_is_given_up_and_keeps_its_score(project, m
     }
 
 
+@pytest.mark.slow
 def test_held_out_actors_as_noise_change_no_choice(project, monkeypatch):
     def both() -> None:
         run(monkeypatch, "svm", "--trials", "4")
@@ -333,6 +338,7 @@ def test_nested_every_outer_fold_chooses_for_itself(project, monkeypatch):
         worth.may_see(9)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_the_samplers(project, monkeypatch, capsys):
     for name in ("search.csv", "search.png"):
         Path("benchmarks", name).unlink()

@@ -133,6 +133,7 @@ def shared_trials() -> list[optuna.trial.FrozenTrial]:
         return optuna.load_study(study_name="shared", storage=store.optuna).trials
 
 
+@pytest.mark.slow
 def test_two_workers_take_eight_trials_no_two_alike(place):
     finish(start(2, trials=8, seconds=0.2))
     trials = shared_trials()
@@ -141,6 +142,7 @@ def test_two_workers_take_eight_trials_no_two_alike(place):
     assert len({trial.user_attrs["worker"] for trial in trials}) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_is_run_again_by_the_next(place):
     (killed,) = start(1, trials=8, seconds=100)
     while not shared_trials():

@@ -139,6 +139,7 @@ def test_silence_clicks_and_snippets_have_finite_features(tmp_path, samples):
     assert np.isfinite(found.astype(np.float32)).all()
 
 
+@pytest.mark.slow
 @FORKING
 def test_stage_is_repeatable_and_names_the_file_that_it_cannot_read(project, clips):
     folder, output = project.path / "data" / "audio", project.path / "data" / "mfcc.parquet"

@@ -185,6 +185,7 @@ def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
     assert (soft.predict(table) == hard.predict(table)).mean() > 0.9  # but for ties
 
 
+@pytest.mark.slow
 def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_columns(project):
     rows = clips()
     data = project.path / "data"
