@@ -47,7 +47,6 @@ TINY_WHISPER = {
 }
 WHISPER_PREPROCESSOR = {
     "feature_extractor_type": "WhisperFeatureExtractor",
-    "feature_size": 8,
     "sampling_rate": 16000,
 }
 
@@ -65,6 +64,8 @@ def write_checkpoint(folder: Path, **changes) -> Path:
 def write_whisper(folder: Path, **changes) -> Path:
     """A Whisper without weights, whose window is 1 s."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**TINY_WHISPER, **changes}))
-    (folder / "preprocessor_config.json").write_text(json.dumps(WHISPER_PREPROCESSOR))
+    config = {**TINY_WHISPER, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    preprocessor = {**WHISPER_PREPROCESSOR, "feature_size": config["num_mel_bins"]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder

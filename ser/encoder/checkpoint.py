@@ -37,6 +37,8 @@ def read_config(
         UserError: a file is missing or broken, the architecture does not fit, or it is a classifier
             of other labels than ours.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; `dvc repro checkpoint` makes it")
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).exists():
             raise UserError(

@@ -1,6 +1,7 @@
 """embed: what transformers' encoders make of each clip, in numbers."""
 
 import contextlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -111,12 +112,12 @@ def test_whisper_without_its_silence(tmp_path):
 
 def test_same_bytes_whatever_the_number_of_workers(tmp_path, monkeypatch):
     folder = workplace(tmp_path / "work", write_whisper(tmp_path / "tiny"))
-    found = []
+    written = []
     for workers in (1, 3, 1):
         monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(workers))
         run(folder)
-        found.append((folder / "data/embeddings.parquet").read_bytes())
-    assert found[0] == found[1] == found[2]
+        written.append((folder / "data/embeddings.parquet").read_bytes())
+    assert written[0] == written[1] == written[2]
 
 
 def test_one_clip_gets_the_row_of_the_table(tmp_path):
@@ -133,6 +134,17 @@ def test_one_clip_gets_the_row_of_the_table(tmp_path):
     (tiny / "config.json").write_text((tiny / "config.json").read_text() + " ")
     with pytest.raises(UserError, match="not the encoder that the probe was trained on"):
         Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
+
+
+def test_without_a_checkpoint_or_clips(tmp_path):
+    folder = workplace(tmp_path / "work", tmp_path / "absent")
+    with pytest.raises(SystemExit, match="embed: data/checkpoint: no such folder; `dvc repro"):
+        run(folder)
+    write_checkpoint(tmp_path / "absent")
+    shutil.rmtree(folder / "data/audio")
+    with pytest.raises(SystemExit, match="embed: data/audio: holds no WAV files; run `dvc repro`"):
+        run(folder)
+    assert not (folder / "data/embeddings.parquet").exists()
 
 
 def test_random_weights_come_from_the_seed(tmp_path):

@@ -91,13 +91,16 @@ def test_whisper_hears_a_clip_as_alone(tmp_path):
     assert torch.stack(logits).std(0).min() > 1e-3
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0])
+@pytest.mark.parametrize(("seconds", "mels"), [(0.3, 80), (1.0, 128)])  # large-v3 has 128
 @torch.inference_mode()
-def test_whisper_equals_transformers_where_its_window_is_the_clip(tmp_path, seconds):
-    folder = write_whisper(tmp_path / "w", max_source_positions=int(50 * seconds))
+def test_whisper_equals_transformers_where_its_window_is_the_clip(tmp_path, seconds, mels):
+    folder = write_whisper(
+        tmp_path / "w", max_source_positions=int(50 * seconds), num_mel_bins=mels
+    )
     encoder = checkpoint.load(folder, "w", 0).eval()
     clips = noise([int(16000 * seconds), int(8000 * seconds)])
     whole, half = (torch.from_numpy(encoder.prepare(clip)) for clip in clips)
+    assert whole.shape == (100 * seconds, mels)
     encoder.save(tmp_path / "saved")
     own = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "saved").eval()
     expected = own(whole.T[None], output_hidden_states=True)

@@ -114,7 +114,8 @@ def checkpoints(home: Path) -> None:
     whisper(home / "languages", "WhisperForAudioClassification", num_labels=3)
     whisper(home / "whisper-ours", "WhisperForAudioClassification", **ours)
     write_whisper(home / "whisper-bare")
-    write_whisper(home / "mels", num_mel_bins=12)
+    mels = write_whisper(home / "mels") / "config.json"
+    mels.write_text(json.dumps({**TINY_WHISPER, "num_mel_bins": 12}))
 
 
 def whisper(folder: Path, kind: str, **changes) -> torch.nn.Module:

@@ -76,10 +76,10 @@ class Whisper(Encoder):
         return changes, notes
 
     def prepare(self, samples: np.ndarray) -> np.ndarray:
-        found = self.extractor(
+        mels = self.extractor(
             samples, sampling_rate=audio.SAMPLE_RATE, padding=False, truncation=False
         )
-        return np.ascontiguousarray(found.input_features[0].T)
+        return np.ascontiguousarray(mels.input_features[0].T)
 
     def frames(self, lengths: torch.Tensor) -> torch.Tensor:
         return (lengths - 1) // 2 + 1
