@@ -9,7 +9,7 @@ table of all variants that there are to stdout.
 
 Reads:  the results of the commit checked out, which are the default
 Writes: DVC experiments ablation-NAME; a Markdown table: variant, its settings, accuracy, UAR,
-        difference to the default
+        difference to the default with its 95 % bounds
 """
 
 import subprocess
@@ -18,21 +18,22 @@ import sys
 import pandas as pd
 from dvc.api import DVCFileSystem
 from dvc_data.index.index import DataIndexDirError
-from scipy import stats
 
 from ser import scoring
+from ser.report import summary
 from ser.run import errors, experiments
 
 EMOBOX = "split.folds=[[1,11,20,21],[4,10,12,14],[8,9,19,23],[3,5,7,24],[2,15,16,18],[6,13,17,22]]"
-SEED = (
-    "mfcc.trim_db=35", "mfcc.warps=[1.0]", "mfcc.deltas=0", "mfcc.statistics=[mean]", "mfcc.dct_terms=0", "mfcc.segments=[]",
-    "mfcc.covariance=false", "svm_train.kernel=[linear,rbf]", "svm_train.C=[0.1,1,10,100]", "svm_train.gamma=[0.1,1,10]",
+ORIGINAL = (
+    "mfcc.trim_db=35", "mfcc.warps=[1.0]", "mfcc.deltas=0", "mfcc.statistics=[mean]",
+    "mfcc.dct_terms=0", "mfcc.segments=[]", "mfcc.covariance=false",
+    "svm_train.kernel=[linear,rbf]", "svm_train.C=[0.1,1,10,100]", "svm_train.gamma=[0.1,1,10]",
 )  # fmt: skip
 
 # What each variant is called in the table, and what differs from params.yaml; the most telling
 # first.
 VARIANTS = {
-    "seed": ("the seed's baseline: mean MFCC, its grid", SEED),
+    "original": ("the original project's: mean MFCC, its grid", ORIGINAL),
     "emobox": ("EmoBox's folds", (EMOBOX,)),
     "speaker-norm": ("TRANSDUCTIVE: speakers normalised", ("svm_train.speaker_norm=true",)),
     "no-trim": ("no trimming", ("mfcc.trim_db=null",)),
@@ -62,34 +63,17 @@ def predictions(commit: str) -> pd.DataFrame:
             return pd.read_csv(file).sort_values("clip", ignore_index=True)
     except (FileNotFoundError, DataIndexDirError):
         raise errors.UserError(
-            f"{commit}: no data/svm; run `dvc repro evaluate@svm` and commit dvc.lock, or `dvc pull`"
+            f"{commit}: no data/svm; `dvc repro evaluate@svm` and commit dvc.lock, or `dvc pull`"
         ) from None
 
 
-def paired(found: pd.DataFrame, default: pd.DataFrame) -> tuple[float, float]:
-    """Difference in accuracy of two prediction tables, and its standard error, paired: both are
-    those of the actors' differences.
-
-    Raises:
-        UserError: the tables do not hold the same clips.
-    """
-    if list(found["clip"]) != list(default["clip"]):
-        raise errors.UserError(
-            "data/svm/predictions.csv: an experiment and the default do not hold the same clips"
-        )
-    right = [(table["predicted"] == table["actual"]).astype(float) for table in (found, default)]
-    by_actor = (right[0] - right[1]).groupby(default["actor"]).mean()
-    return float(by_actor.mean()), float(stats.sem(by_actor))
-
-
-def row(what: str, settings: tuple[str, ...], found: pd.DataFrame, default: pd.DataFrame) -> str:
-    """A variant's line of the Markdown table, figures in percent and points."""
-    rates = scoring.rates(scoring.per_actor_confusion(found).sum(axis=0))
-    difference = (
-        ""
-        if found is default
-        else "{:+.1f} ± {:.1f}".format(*(100 * value for value in paired(found, default)))
-    )
+def row(what: str, settings: tuple[str, ...], table: pd.DataFrame, default: pd.DataFrame) -> str:
+    """A variant's line of the Markdown table, from its predictions and the default's."""
+    rates = scoring.rates(scoring.per_actor_confusion(table).sum(axis=0))
+    difference = ""
+    if table is not default:
+        figures = scoring.differences(table, default)
+        difference = summary.with_bounds(figures, "accuracy", "{:+.1f}")
     changes = " ".join(f"`-S '{setting}'`" for setting in settings)
     return f"| {what} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
 
@@ -115,9 +99,8 @@ def main() -> None:
     unknown = [name for name in wanted if name not in VARIANTS]
     if unknown:
         raise errors.UserError(f"{unknown[0]}: no such variant; known are {', '.join(VARIANTS)}")
-    changed = experiments.git(
-        "diff", "--name-only", "HEAD", "--", "dvc.yaml", "dvc.lock", "params.yaml", "stages"
-    )
+    what_counts = ("dvc.yaml", "dvc.lock", "params.yaml", "stages", "ser")
+    changed = experiments.git("diff", "--name-only", "HEAD", "--", *what_counts)
     if changed:  # an experiment would take it along and be compared with a default that has it not
         raise errors.UserError(
             f"{changed.splitlines()[0]}: changed since the last commit; commit or restore it first"
@@ -126,15 +109,15 @@ def main() -> None:
     for name in wanted:
         if f"ablation-{name}" not in experiments.names():
             run(name, VARIANTS[name][1])
-    print(
-        "| variant | settings | accuracy | UAR | difference in accuracy, ± standard error over actors |\n|---|---|---|---|---|"
-    )
+    print("| variant | settings | accuracy | UAR | difference in accuracy, points |")
+    print("|---" * 5 + "|")
     print(row("default", (), default, default))
     done = experiments.names()
     for name, (what, settings) in VARIANTS.items():
         if f"ablation-{name}" in done:
             commit = experiments.git("rev-parse", f"{experiments.baseline()}/ablation-{name}")
             print(row(what, settings, predictions(commit), default))
+    print("\nIn brackets: 95 % bounds, a t interval over actors, paired.")
 
 
 if __name__ == "__main__":

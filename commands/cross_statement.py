@@ -13,17 +13,19 @@ Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
 Writes: nothing; prints a Markdown table
 """
 
-import joblib
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
-from commands import ablation
 from ser import params, scoring
+from ser.report import summary
 from ser.run import errors, parallel
-from ser.svm import model
+from ser.svm import choice, folds
 
 TRAINED_ON = (1, 2, "mixed")
+HEADINGS = (
+    "features", "1 → 2", "2 → 1", "other statement", "mixed, as many clips", "same statement",
+    "other - mixed, points",
+)  # fmt: skip
 
 
 def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray:
@@ -43,41 +45,38 @@ def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray
     return (chosen & (clips["fold"] != fold)).to_numpy()
 
 
-def predict(
-    table: pd.DataFrame, clips: pd.DataFrame, settings: params.SvmTrain, desc: str
-) -> pd.DataFrame:
+def predict(data: folds.Data, grid: list[dict], inner_folds: int, desc: str) -> pd.DataFrame:
     """Predictions of every clip by the models of its fold, which are trained on each of
     `TRAINED_ON`.
+
+    Args:
+        data: all clips.
+        grid: what to choose from.
+        inner_folds: of the cross-validation that chooses.
+        desc: name of the progress bar.
 
     Returns:
         clip, actor, fold, statement, actual, predicted, trained_on; three rows per clip, sorted by
         trained_on and clip.
     """
-    jobs = [
-        (fold, statement) for statement in TRAINED_ON for fold in sorted(clips["fold"].unique())
-    ]
+    clips = data.clips
+    numbers = sorted(clips["fold"].unique())
+    jobs = [(number, statement) for statement in TRAINED_ON for number in numbers]
 
-    def one(job: tuple[int, int | str]) -> pd.DataFrame:
-        _, _, probabilities = model.fold((str(job), training(clips, *job)), table, clips, settings)
-        held_out = (
-            clips[clips["fold"] == job[0]]
-            .assign(trained_on=str(job[1]))
-            .rename(columns={"emotion": "actual"})
-        )
-        return held_out.assign(predicted=probabilities.loc[held_out.index].idxmax(axis=1))
+    def held_out(job: tuple[int, int | str]) -> pd.DataFrame:
+        _, _, probabilities = folds.fold(training(clips, *job), data, grid, inner_folds)
+        rows = clips[clips["fold"] == job[0]].rename(columns={"emotion": "actual"})
+        predicted = probabilities.loc[rows.index].idxmax(axis=1)
+        return rows.assign(predicted=predicted, trained_on=str(job[1]))
 
-    with (
-        threadpool_limits(1),
-        joblib.parallel_config(backend="threading"),
-    ):  # as svm_train does, and why
-        found = pd.concat(parallel.over(one, jobs, desc, unit="search"))
-    return found.sort_values(["trained_on", "clip"], ignore_index=True)
+    predictions = pd.concat(parallel.over(held_out, jobs, desc, unit="search"))
+    return predictions.sort_values(["trained_on", "clip"], ignore_index=True)
 
 
-def row(name: str, found: pd.DataFrame) -> str:
+def row(name: str, predictions: pd.DataFrame) -> str:
     """A line of the Markdown table from what `predict` returns, figures in percent and points."""
-    mixed = found[found["trained_on"] == "mixed"].reset_index(drop=True)
-    alone = found[found["trained_on"] != "mixed"]
+    mixed = predictions[predictions["trained_on"] == "mixed"].reset_index(drop=True)
+    alone = predictions[predictions["trained_on"] != "mixed"]
     crossed = alone["trained_on"] != alone["statement"].astype(str)
     other = alone[crossed].sort_values("clip", ignore_index=True)
     cells = [
@@ -87,9 +86,7 @@ def row(name: str, found: pd.DataFrame) -> str:
     for rows in (other, mixed, alone[~crossed]):
         rates = scoring.rates(scoring.per_actor_confusion(rows).sum(axis=0))
         cells.append(f"{rates['accuracy']:.1%} / {rates['uar']:.1%}")
-    cells.append(
-        "{:+.1f} ± {:.1f}".format(*(100 * value for value in ablation.paired(other, mixed)))
-    )
+    cells.append(summary.with_bounds(scoring.differences(other, mixed), "accuracy", "{:+.1f}"))
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -97,18 +94,23 @@ def row(name: str, found: pd.DataFrame) -> str:
 def main() -> None:
     """Train for every block and for all, print the table."""
     settings = params.load().svm_train
-    clips, table = model.read(settings)
+    data = folds.read("data/mfcc.parquet", "mfcc")
+    if settings.speaker_norm:
+        data = data.with_speakers_normalised()
+    blocks = dict.fromkeys(data.table.columns.str.partition("_").get_level_values(0))
+    choices = {f"`{block}` alone": [{block: 1.0}] for block in blocks}
+    choices["all, as in params.yaml"] = settings.blocks
     lines = []
-    for block in dict.fromkeys(table.columns.str.partition("_").get_level_values(0)):
-        alone = settings.model_copy(update={"blocks": [{block: 1.0}]})
-        lines.append(row(f"`{block}` alone", predict(table, clips, alone, block)))
-    lines.append(row("all, as in params.yaml", predict(table, clips, settings, "all")))
-    print(
-        "| features | 1 → 2 | 2 → 1 | other statement | mixed, as many clips | same statement | other - mixed |"
-    )
-    print("|---" * 7 + "|")
+    for name, weights in choices.items():
+        grid = choice.candidates(weights, settings, data.table)
+        lines.append(row(name, predict(data, grid, settings.inner_folds, name)))
+    print(f"| {' | '.join(HEADINGS)} |")
+    print("|---" * len(HEADINGS) + "|")
     print("\n".join(lines))
-    print(f"\nAccuracy / UAR; ± standard error over actors. {model.protocol(settings)}")
+    print(
+        "\nAccuracy / UAR; in brackets: 95 % bounds, a t interval over actors, paired. "
+        f"{folds.protocol(settings.inner_folds, settings.speaker_norm)}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,47 +2,51 @@
 
     python -m commands.predict CLIP... [--model w2v|svm|FOLDER] [--json]
 
-CLIP may be `-`: audio from standard input. A file that has no answer is named on stderr and the
-rest goes on; the exit code is then 1. Files are read, answered and forgotten one after the other:
-thousands take no more memory than one.
+CLIP is a path, or `-` for standard input. A file that has no answer is named on stderr and the rest
+goes on; the exit code is then 1. Files are read, answered and forgotten one after the other:
+thousands take no more memory than one. A model brings all that it needs, so that its folder can be
+taken anywhere.
 
-Reads:  the clips; params `folds` and `mfcc`; data/models/w2v/fold_K of every fold in `folds`, whose
-        probabilities are averaged, or one such FOLDER, or data/models/svm/model.joblib
+Reads:  the clips; the models in data/models/w2v, whose probabilities are averaged; or that in
+        data/models/svm; or one FOLDER of either kind
 """
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import joblib
 import librosa
 import numpy as np
 import pandas as pd
-import torch
-import transformers
+import pydantic
 
 from ser import audio, params
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint
 from ser.run import errors
 from ser.svm import features
+from ser.svm import model as classifier
 
-LONGEST = 60  # seconds; the models know utterances of some seconds, and attention's memory grows with the square
-Answer = Callable[
-    [np.ndarray], np.ndarray
-]  # int16 samples, shape (n,), to probabilities of EMOTIONS, shape (8,)
+# Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
+LONGEST = 60
+
+STAGES = {"w2v": "w2v_finetune", "svm": "svm_train"}  # where models come from, by their names
+
+# float32 samples in [-1, 1], shape (n,), 16 kHz, to probabilities of EMOTIONS, shape (8,)
+Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def w2v(folders: list[Path]) -> Answer:
+def fine_tuned(folders: list[Path]) -> Answer:
     """The mean over fine-tuned models, in the order of their folders."""
+    import torch  # here, since an SVM answers before it is loaded
+    import transformers
+
+    from ser.encoder import checkpoint
+
     for folder in folders:
         if not (folder / "config.json").exists():
-            raise errors.UserError(
-                f"{folder}: no model there; `dvc repro w2v_finetune` makes one, or --model names another folder"
-            )
+            raise errors.UserError(f"{folder}: has no config.json, as every fine-tuned model has")
     checkpoint.quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [
@@ -64,46 +68,71 @@ def w2v(folders: list[Path]) -> Answer:
 
     @torch.inference_mode()
     def answer(samples: np.ndarray) -> np.ndarray:
-        samples = samples / np.float32(2**15)
         if trim_db:
             samples, _ = librosa.effects.trim(samples, top_db=trim_db)
         samples = np.pad(samples, (0, max(0, shortest - len(samples))))
-        inputs = extractor(
-            samples, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt"
-        ).input_values.to(device)
-        return (
-            torch.stack([model(inputs).logits[0].double().softmax(-1) for model in models])
-            .mean(0)
-            .cpu()
-            .numpy()
-        )
+        inputs = extractor(samples, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt")
+        values = inputs.input_values.to(device)
+        shares = [model(values).logits[0].double().softmax(-1) for model in models]
+        return torch.stack(shares).mean(0).cpu().numpy()
 
     return answer
 
 
-def svm(settings: params.Mfcc) -> Answer:
-    """The model that `svm_train` made of all actors."""
-    path = Path("data/models/svm/model.joblib")
-    if not path.exists():
-        raise errors.UserError(f"{path}: no such model; `dvc repro svm_train` makes it")
-    model, names = joblib.load(path), features.names(settings)
+def on_features(folder: Path) -> Answer:
+    """A classifier on a table of features, which are made as those it was trained on."""
+    model = classifier.load(folder)
+    made_by = model.settings.features
+    if made_by.get("speaker_norm"):
+        raise errors.UserError(
+            f"{folder}: trained with speaker_norm, which needs many clips of each voice; a single "
+            "clip has no answer"
+        )
+    try:
+        settings = params.Mfcc.model_validate(made_by.get("mfcc"))
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, ("features.mfcc", *problem["loc"])))
+        raise errors.UserError(
+            f"{folder / classifier.SETTINGS}: not of this version of the project ({where}: "
+            f"{problem['msg']})"
+        ) from None
+    names = features.names(settings)
+    if strange := set(model.columns) - set(names):
+        raise errors.UserError(f"{folder}: needs the unknown feature {min(strange)}")
 
     def answer(samples: np.ndarray) -> np.ndarray:
-        with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-            audio.write(file.name, samples)
-            described = features.describe(Path(file.name), settings)
-        found = pd.DataFrame(
-            model.predict_proba(pd.DataFrame([described], columns=names, dtype=np.float32)),
-            columns=model.classes_,
-        )
-        return found[list(EMOTIONS)].to_numpy()[0]
+        described = features.describe(samples, settings)
+        # As numbers of the table that it was trained on.
+        row = pd.DataFrame([described], columns=names, dtype=np.float32)
+        return model.probabilities(row).to_numpy()[0]
 
     return answer
+
+
+def load(name: str) -> Answer:
+    """The model of a name in `data/models`, or of a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name == "w2v":
+        folders = sorted(Path("data/models/w2v").glob("fold_*"))
+        if folders:
+            return fine_tuned(folders)
+    folder = Path("data/models", name) if name in STAGES else Path(name)
+    if (folder / classifier.SETTINGS).exists():
+        return on_features(folder)
+    if (folder / "config.json").exists():
+        return fine_tuned([folder])
+    if name in STAGES:
+        raise errors.UserError(f"{folder}: no model there; `dvc repro {STAGES[name]}` makes it")
+    raise errors.UserError(f"{name}: no model there; expected {', '.join(STAGES)} or a folder")
 
 
 @errors.one_line
 def main() -> None:
-    """Load the models, answer clip by clip."""
+    """Load the model, answer clip by clip."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "clips", nargs="+", metavar="CLIP", help="an audio or video file, or - for standard input"
@@ -111,22 +140,13 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="w2v",
-        help="w2v: all folds averaged (default), svm, or the folder of one fine-tuned model",
+        help="w2v: fine-tuned models of all folds, averaged (default); svm; or a model's folder",
     )
     parser.add_argument(
         "--json", action="store_true", help="a JSON object per line instead of a table"
     )
     options = parser.parse_args()
-    settings = params.load()
-    if options.model == "svm":
-        answer = svm(settings.mfcc)
-    else:
-        folders = (
-            [Path(f"data/models/w2v/fold_{fold}") for fold in settings.folds]
-            if options.model == "w2v"
-            else [Path(options.model)]
-        )
-        answer = w2v(folders)
+    answer = load(options.model)
 
     width = max(len(clip) for clip in options.clips)
     if not options.json:
@@ -134,34 +154,19 @@ def main() -> None:
     failed = False
     for clip in options.clips:
         try:
-            samples = audio.decode("pipe:0" if clip == "-" else clip)
-            if len(samples) > LONGEST * audio.SAMPLE_RATE:
-                seconds = len(samples) / audio.SAMPLE_RATE
-                raise errors.UserError(
-                    f"{clip}: {seconds:.0f} s long; cut it into utterances, of at most {LONGEST} s"
-                )
-            found = answer(samples)
+            samples = audio.decode(clip, limit=LONGEST)
+            probabilities = answer(samples / np.float32(2**15))
         except errors.UserError as error:
             failed = True
             print(f"predict: {error}", file=sys.stderr, flush=True)
             continue
-        predicted = EMOTIONS[found.argmax()]
+        predicted = EMOTIONS[probabilities.argmax()]
         if options.json:
-            print(
-                json.dumps(
-                    {
-                        "clip": clip,
-                        "predicted": predicted,
-                        "probabilities": dict(zip(EMOTIONS, found.tolist(), strict=True)),
-                    }
-                )
-            )
+            by_emotion = dict(zip(EMOTIONS, probabilities.tolist(), strict=True))
+            print(json.dumps({"clip": clip, "predicted": predicted, "probabilities": by_emotion}))
         else:
-            print(
-                clip.ljust(width),
-                predicted.ljust(9),
-                *(f"{probability:9.3f}" for probability in found),
-            )
+            columns = [f"{probability:9.3f}" for probability in probabilities]
+            print(clip.ljust(width), predicted.ljust(9), *columns)
         sys.stdout.flush()
     sys.exit(1 if failed else 0)
 

@@ -1,6 +1,10 @@
 """Audio in and out: the one place that decodes (FFmpeg, through PyAV), reads and writes clips."""
 
+import contextlib
 import io
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,40 +15,83 @@ from ser.run.errors import UserError
 
 SAMPLE_RATE = 16_000  # Hz: what wav2vec 2.0 was trained on
 
+# What FFmpeg may take a file for, by the names of its demuxers: recordings of sound and video. Not
+# playlists and lists of files, which would have it open what they name.
+FORMATS = (
+    "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "eac3", "flac", "flv",
+    "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "nistsphere", "nut", "ogg", "rm",
+    "sox", "tak", "tta", "voc", "w64", "wav", "wv",
+)  # fmt: skip
 
-def decode(source: str | Path, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Decode the first audio stream of any file FFmpeg reads, down-mixed to mono and resampled.
+
+def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None) -> np.ndarray:
+    """Decode the first audio stream of a file, down-mixed to mono and resampled.
 
     Channels are averaged here, since FFmpeg's own down-mix makes two identical ones louder in some
     formats. The FFmpeg inside the pinned PyAV wheel does the rest: the samples are the same on
-    every machine, which a system's ffmpeg does not promise.
+    every machine, which a system's ffmpeg does not promise. It gets an open file, so that no name
+    is taken for an address, and knows no format but `FORMATS`.
 
     Args:
-        source: path of an audio or video file.
+        source: path of an audio or video file, or `-` for standard input.
         rate: sampling rate to resample to, in Hz.
+        limit: seconds after which a file is refused without reading on, so that a small file of
+            hours of silence takes no memory; None: there is no limit.
 
     Returns:
         int16 samples, shape (n,).
 
     Raises:
-        UserError: the file is empty, has no audio stream, or is nothing FFmpeg can decode.
+        UserError: the file cannot be opened, is empty, is longer than `limit`, has no audio stream,
+            or is nothing FFmpeg can decode.
     """
-    resampler = av.AudioResampler(format="s16p", rate=rate)
     try:
-        with av.open(str(source)) as container:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin.buffer
+            if source != "-":
+                file = stack.enter_context(Path(source).open("rb"))
+            options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+            opened = av.open(file, "r", options=options, metadata_errors="replace")
+            container = stack.enter_context(opened)
             if not container.streams.audio:
                 raise UserError(f"{source}: no audio stream in this file")
-            decoded = [
-                block for frame in container.decode(audio=0) for block in resampler.resample(frame)
-            ]
-    except av.FFmpegError as error:
-        raise UserError(
-            f"{source}: not an audio file that FFmpeg can read ({error.strerror})"
-        ) from None
-    blocks = [block.to_ndarray() for block in decoded + resampler.resample(None)] if decoded else []
-    if not sum(block.shape[1] for block in blocks):
+            samples = [mono(block) for block in resampled(container, source, rate, limit)]
+    except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes midway
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, av.ArgumentError):  # what a format that is not in the list gives
+            reason = "a playlist, or another kind of file that is no recording"
+        raise UserError(f"{source}: not an audio file that FFmpeg can read ({reason})") from None
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}") from None
+    if not sum(map(len, samples)):
         raise UserError(f"{source}: holds no audio")
-    return np.rint(np.concatenate(blocks, axis=1).mean(axis=0)).astype(np.int16)
+    return np.concatenate(samples)
+
+
+def resampled(
+    container: av.container.InputContainer, source: str | Path, rate: int, limit: float | None
+) -> Iterator[av.AudioFrame]:
+    """The blocks of the first audio stream: 16 bits, planar, `rate` Hz.
+
+    Raises:
+        UserError: there are more than `limit` seconds.
+    """
+    resampler = av.AudioResampler(format="s16p", rate=rate)
+    seconds = Fraction(0)  # a sum of floats would pass a limit that it keeps
+    for frame in container.decode(audio=0):
+        seconds += Fraction(frame.samples, frame.sample_rate)
+        if limit is not None and seconds > limit:
+            raise UserError(
+                f"{source}: longer than {limit:g} s; cut it into utterances of at most that"
+            )
+        yield from resampler.resample(frame)
+    if seconds:
+        yield from resampler.resample(None)
+
+
+def mono(block: av.AudioFrame) -> np.ndarray:
+    """The mean of a block's channels: int16, shape (n,)."""
+    return np.rint(block.to_ndarray().mean(axis=0)).astype(np.int16)
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
@@ -56,7 +103,10 @@ def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> Non
 
 
 def read(path: str | Path) -> np.ndarray:
-    """Samples of a clip that `resample` wrote: float32 in [-1, 1], shape (n,), 16 kHz mono.
+    """Samples of a clip that `resample` wrote.
+
+    Returns:
+        float32 in [-1, 1], shape (n,), 16 kHz mono.
 
     Raises:
         UserError: the file is not a 16 kHz mono WAV file.
@@ -67,6 +117,6 @@ def read(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: not a WAV file ({error.error_string})") from None
     if rate != SAMPLE_RATE or samples.ndim != 1:
         raise UserError(
-            f"{path}: expected {SAMPLE_RATE} Hz mono, found {rate} Hz, {samples[:1].size} channels"
+            f"{path}: {rate} Hz, {samples[:1].size} channels; expected {SAMPLE_RATE} Hz, mono"
         )
     return samples

@@ -80,16 +80,21 @@ class Embed(Section):
     seed: int = Field(ge=0, lt=2**32)
 
 
-class SvmTrain(Section):
+class Classifier(Section):
+    """What a classifier on a table of features is chosen from."""
+
+    kernel: list[Literal["linear", "logistic", "rbf", "rbf_mean"]] = Field(min_length=1)
+    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    inner_folds: int = Field(ge=2, le=12)
+
+
+class SvmTrain(Classifier):
     """What `svm_train` chooses from."""
 
     blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Annotated[float, Field(gt=0)]]] = Field(
         min_length=1
     )
-    kernel: list[Literal["linear", "rbf", "rbf_mean"]] = Field(min_length=1)
-    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    inner_folds: int = Field(ge=2, le=12)
     speaker_norm: bool
 
 

@@ -2,18 +2,40 @@
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from ser import corpus, params
+from ser.svm import choice, folds
+from stages import split
 
 EMOTIONS = list(corpus.EMOTIONS)
 SETTINGS = {
-    "blocks": [{"stat": 1.0}, {"stat": 1.0, "dct": 2.0}], "kernel": ["linear", "rbf", "rbf_mean"],
-    "C": [1.0, 10.0], "gamma": [0.3, 1.0], "inner_folds": 3, "speaker_norm": False,
-}  # fmt: skip
+    "blocks": [{"stat": 1.0}, {"stat": 1.0, "dct": 2.0}],
+    "kernel": ["linear", "logistic", "rbf", "rbf_mean"],
+    "C": [1.0, 10.0],
+    "gamma": [0.3, 1.0],
+    "inner_folds": 3,
+    "speaker_norm": False,
+}
 
 
 def settings(**changes) -> params.SvmTrain:
     return params.SvmTrain.model_validate(SETTINGS | changes)
+
+
+def clips(
+    actors=((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)), repetitions=(1,), statements=(1, 2)
+) -> pd.DataFrame:
+    """The clips of folds of these actors, as in data/folds.csv."""
+    names = [
+        f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{actor:02}"
+        for emotion in range(1, 9)
+        for statement in statements
+        for repetition in repetitions
+        for fold in actors
+        for actor in fold
+    ]
+    return split.assign(corpus.table(sorted(names)), [list(fold) for fold in actors])
 
 
 def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:
@@ -27,3 +49,30 @@ def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:
     )
     names = [f"stat_mfcc{i:02}_mean" for i in range(10)] + [f"dct_mfcc{i:02}_1" for i in range(4)]
     return pd.DataFrame(10 + 3 * values, columns=names)
+
+
+def data(rows: pd.DataFrame, table: pd.DataFrame | None = None) -> folds.Data:
+    return folds.Data(rows, features(rows) if table is None else table, {"mfcc": {}})
+
+
+def grid(chosen: params.SvmTrain, table: pd.DataFrame) -> list[dict]:
+    return choice.candidates(chosen.blocks, chosen, table)
+
+
+def out_of_fold(
+    data: folds.Data, chosen: params.SvmTrain
+) -> tuple[pd.DataFrame, pd.DataFrame, list]:
+    """Probabilities of all clips, the search, and the model of each fold."""
+    numbers = data.clips["fold"].to_numpy()
+    candidates = grid(chosen, data.table)
+    with threadpool_limits(1):  # as the stage does; so small a job only waits for other threads
+        parts = [
+            folds.fold(numbers != number, data, candidates, chosen.inner_folds)
+            for number in np.unique(numbers)
+        ]
+    rows = [{"fold": number, **row} for number, (_, part, _) in enumerate(parts) for row in part]
+    return (
+        pd.concat([part for _, _, part in parts]).sort_index(),
+        pd.DataFrame(rows),
+        [model for model, _, _ in parts],
+    )

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
@@ -21,7 +20,7 @@ from ser import params
 from ser.run import code, outputs
 from ser.run.errors import UserError
 from ser.search.trial_store import STATE
-from ser.svm import features, model
+from ser.svm import choice, features, folds
 
 QUARTERS = 4  # of a training: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
@@ -55,8 +54,8 @@ def may_see(fold: int | None) -> pd.DataFrame:
     return table[table["fold"] != fold].reset_index(drop=True)
 
 
-def feature_table(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
-    """The MFCC features of the clips in `rows`, in order: shape (clips, features), float64.
+def feature_table(rows: pd.DataFrame, settings: params.Params) -> folds.Data:
+    """The MFCC features of the clips in `rows`, in order, of speakers normalised if so wanted.
 
     Kept on disk per fold and `mfcc` settings, so that trials which differ in other parameters,
     other outer folds, and a search that goes on share them. One worker of a machine computes at a
@@ -78,17 +77,7 @@ def feature_table(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
         ]
         if len(missing):
             files = [AUDIO / f"{clip}.wav" for clip in missing["clip"]]
-            with threadpool_limits(
-                1
-            ):  # threads, no processes: these would outlive a killed worker, and hold its locks
-                made = joblib.Parallel(n_jobs=-1, prefer="threads")(
-                    joblib.delayed(features.describe)(file, settings.mfcc) for file in files
-                )
-            made = pd.DataFrame(
-                np.asarray(made, np.float32),
-                index=missing["clip"].to_numpy(str),
-                columns=features.names(settings.mfcc),
-            )
+            made = features.table(files, settings.mfcc, desc=None).set_index("clip")
             for fold, part in made.groupby(missing["fold"].to_numpy()):
                 with (
                     outputs.whole(paths[fold]) as path,
@@ -112,9 +101,8 @@ def feature_table(rows: pd.DataFrame, settings: params.Params) -> pd.DataFrame:
         )[:-KEPT]:
             old.unlink()
     table = pd.concat(tables).loc[rows["clip"]].astype(np.float64).reset_index(drop=True)
-    return (
-        model.normalise_speakers(table, rows["actor"]) if settings.svm_train.speaker_norm else table
-    )
+    data = folds.Data(rows, table, {"mfcc": settings.mfcc.model_dump()})
+    return data.with_speakers_normalised() if settings.svm_train.speaker_norm else data
 
 
 class Svm:
@@ -127,7 +115,7 @@ class Svm:
 
     def code(self) -> list[Path]:
         """The modules that, with all that they import, the scores come from."""
-        return [Path(features.__file__), Path(model.__file__)]
+        return [Path(features.__file__), Path(folds.__file__)]
 
     def depends_on(self, settings: params.Params) -> dict[str, object]:
         """The parameters that the scores come from."""
@@ -144,15 +132,15 @@ class Svm:
         return {f"svm_train.{name}": chosen for name, chosen in best.items()}
 
     def choose(self, settings: params.Params, fold: int) -> tuple[list[dict], dict]:
-        """`model.choose` among svm_train's candidates, on the training actors of a fold."""
-        seen = may_see(fold)
+        """`choice.choose` among svm_train's candidates, on the training actors of a fold."""
+        data, chosen = feature_table(may_see(fold), settings), settings.svm_train
+        labels, actors = (data.clips[name].to_numpy() for name in ("emotion", "actor"))
+        grid = choice.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            return model.choose(
-                feature_table(seen, settings),
-                seen["emotion"].to_numpy(dtype=str),
-                seen["actor"].to_numpy(),
-                settings.svm_train,
+            rows, best, _ = choice.choose(
+                data.table, labels.astype(str), actors, grid, chosen.inner_folds
             )
+        return rows, best
 
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """The quarters that have passed and the score: all four at once."""
@@ -163,9 +151,10 @@ class Svm:
         """Train outside the fold as `svm_train` does: the emotions predicted in it, by clip."""
         table = clips()
         rows = (table["fold"] != fold).to_numpy()
-        probabilities = model.fold(
-            (str(fold), rows), feature_table(table, settings), table, settings.svm_train
-        )[-1]
+        data, chosen = feature_table(table, settings), settings.svm_train
+        grid = choice.candidates(chosen.blocks, chosen, data.table)
+        with threadpool_limits(1):
+            _, _, probabilities = folds.fold(rows, data, grid, chosen.inner_folds)
         return probabilities.idxmax(axis=1).set_axis(table.loc[~rows, "clip"])
 
 

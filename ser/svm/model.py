@@ -1,194 +1,154 @@
-"""A classifier over blocks of features: its candidates, how one is chosen inside training actors,
-calibration."""
+"""A trained classifier of emotions over blocks of features, as it predicts and as it is stored."""
 
-import itertools
-import operator
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
+import safetensors
+import safetensors.numpy
+import scipy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ser import params
 from ser.corpus import EMOTIONS
-from ser.run import errors
+from ser.run.errors import UserError
 from ser.svm import kernels
 
-Trained = tuple[CalibratedClassifierCV, list[dict]]
+SETTINGS, ARRAYS = "model.json", "model.safetensors"
+CLASSES = sorted(EMOTIONS)  # scikit-learn's order, in which machines are trained
 
 
-def columns_of(block: str, table: pd.DataFrame) -> list[str]:
-    """The columns of a block: those whose names begin with it."""
-    return [name for name in table.columns if name.startswith(f"{block}_")]
+class Settings(BaseModel):
+    """model.json: what a stored classifier is, but for its arrays.
+
+    Attributes:
+        kernel: see `kernels.combine`; `logistic` is a logistic regression.
+        gamma: of the RBF.
+        blocks: weight of each block of features.
+        columns: names of the features of each block.
+        sharpness: what decision values are multiplied by before the softmax.
+        features: how the features are made of a clip: settings by the name of the stage that made
+            the training table, `mfcc` or `embed`; `speaker_norm` stands there if each speaker was
+            normalised by that speaker's own clips, which no single clip can be.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kernel: Literal["linear", "logistic", "rbf", "rbf_mean"]
+    gamma: Annotated[float, Field(gt=0)]
+    blocks: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    columns: dict[str, list[str]]
+    sharpness: Annotated[float, Field(gt=0)]
+    features: dict[str, Any]
 
 
-def candidates(settings: params.SvmTrain, table: pd.DataFrame) -> list[dict]:
-    """Everything to choose from: keys blocks (weights by name), kernel, C, gamma. Blocks that the
-    table has not are left out.
+@dataclass(frozen=True)
+class Model:
+    """A classifier that predicts from a table with named columns.
+
+    Attributes:
+        settings: all but the arrays.
+        mean: of each feature over the training clips, shape (features,).
+        scale: its standard deviation, shape (features,).
+        clips: features of the training clips that the margins hang on, shape (n, features); of a
+            logistic regression none, shape (0, features).
+        coefficients: what each of `clips` adds to each margin, shape (pairs of emotions, n); of a
+            logistic regression what each feature adds, shape (8, features).
+        intercepts: what is added to each margin, shape (margins,).
+    """
+
+    settings: Settings
+    mean: np.ndarray
+    scale: np.ndarray
+    clips: np.ndarray
+    coefficients: np.ndarray
+    intercepts: np.ndarray
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all features that it needs, in order."""
+        return [name for block in self.settings.columns.values() for name in block]
+
+    def blockwise(self, values: np.ndarray) -> list[np.ndarray]:
+        """Standardised features, split by block: shapes (n, features of the block)."""
+        edges = np.cumsum([len(block) for block in self.settings.columns.values()])[:-1]
+        return np.split((values - self.mean) / self.scale, edges, axis=1)
+
+    def probabilities(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A probability per emotion, in the corpus's order; a row per row of `table`.
+
+        Args:
+            table: holds `columns`, among others.
+        """
+        if table.empty:  # which scikit-learn's distances refuse
+            return pd.DataFrame(columns=EMOTIONS, dtype=np.float64)
+        kind = self.settings.kernel
+        values = table[self.columns].to_numpy(np.float64)
+        if kind == "logistic":
+            margins = np.concatenate(self.blockwise(values), axis=1) @ self.coefficients.T
+        else:
+            pairs = zip(self.blockwise(values), self.blockwise(self.clips), strict=True)
+            parts = [kernels.compare(*pair, kind in kernels.LINEAR) for pair in pairs]
+            weights = list(self.settings.blocks.values())
+            margins = kernels.combine(kind, parts, weights, self.settings.gamma)
+            margins = margins @ self.coefficients.T
+        decisions = kernels.decide(kind, margins + self.intercepts, len(CLASSES))
+        shares = scipy.special.softmax(self.settings.sharpness * decisions, axis=1)
+        return pd.DataFrame(shares, table.index, CLASSES)[list(EMOTIONS)]
+
+    def save(self, folder: Path) -> None:
+        """Write `SETTINGS` and `ARRAYS` to a folder: reading them executes nothing, and the same
+        model gives the same bytes."""
+        arrays = {name: getattr(self, name) for name in shapes(self.settings, 0)}
+        narrow = arrays["clips"].astype(np.float32)
+        if np.array_equal(narrow, arrays["clips"]):  # so were the features stored
+            arrays["clips"] = narrow
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        (folder / ARRAYS).write_bytes(safetensors.numpy.save(arrays))  # `save_file` hides it
+        text = json.dumps(self.settings.model_dump(), indent=1)
+        (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def shapes(settings: Settings, clips: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each array of a model that hangs on this many clips."""
+    features = sum(len(block) for block in settings.columns.values())
+    logistic = settings.kernel == "logistic"
+    margins = len(CLASSES) if logistic else len(CLASSES) * (len(CLASSES) - 1) // 2
+    return {
+        "mean": (features,),
+        "scale": (features,),
+        "clips": (clips, features),
+        "coefficients": (margins, features if logistic else clips),
+        "intercepts": (margins,),
+    }
+
+
+def load(folder: Path) -> Model:
+    """The model that `Model.save` wrote to a folder.
 
     Raises:
-        UserError: no block is left.
+        UserError: there is none, it is damaged, or it was written by something else.
     """
-    made = [
-        {name: weight for name, weight in blocks.items() if columns_of(name, table)}
-        for blocks in settings.blocks
-    ]
-    distinct = [blocks for i, blocks in enumerate(made) if blocks and blocks not in made[:i]]
-    if not distinct:
-        raise errors.UserError(
-            f"params.yaml: svm_train.blocks = {settings.blocks}: data/mfcc.parquet has none of these blocks"
-        )
-    found = []
-    for blocks, kernel in itertools.product(distinct, settings.kernel):
-        gammas = settings.gamma if kernel != "linear" else [1.0]  # which has none
-        found += [
-            {"blocks": blocks, "kernel": kernel, "C": C, "gamma": gamma}
-            for gamma, C in itertools.product(gammas, settings.C)
-        ]
-    return found
-
-
-def pipeline(candidate: dict, table: pd.DataFrame) -> Pipeline:
-    """The model of a candidate, untrained: predicts emotions from the columns of
-    `candidate["blocks"]`, block by block."""
-    blocks = candidate["blocks"]
-    sizes = [len(columns_of(name, table)) for name in blocks]
-    kernel = kernels.BlockKernel(
-        candidate["kernel"], sizes, list(blocks.values()), candidate["gamma"]
-    )
-    return make_pipeline(
-        StandardScaler(),
-        kernels.SoftVotes(kernel=kernel, C=candidate["C"], decision_function_shape="ovo"),
-    )
-
-
-def inner_splits(
-    labels: np.ndarray, actors: np.ndarray, folds: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of a cross-validation whose folds share no actor and have like shares of
-    emotions.
-
-    Raises:
-        UserError: fewer actors than folds.
-    """
-    if len(set(actors)) < folds:
-        raise errors.UserError(
-            f"params.yaml: svm_train.inner_folds = {folds}: a fold has only {len(set(actors))} training actors"
-        )
-    return list(StratifiedGroupKFold(folds).split(labels, labels, actors))
-
-
-def scores(
-    table: pd.DataFrame, labels: np.ndarray, train: np.ndarray, test: np.ndarray, grid: list[dict]
-) -> list[float]:
-    """Accuracy on the rows `test` of every candidate trained on the rows `train`.
-
-    The figures of `pipeline(candidate, table).fit(…).score(…)`, many times as fast: each block is
-    standardised and compared once for all candidates, which differ only in how they combine blocks.
-    """
-    parts = {}
-    for name in {name for candidate in grid for name in candidate["blocks"]}:
-        values = table[columns_of(name, table)].to_numpy()
-        standard = StandardScaler().fit(values[train])
-        known, new = standard.transform(values[train]), standard.transform(values[test])
-        for linear in {candidate["kernel"] == "linear" for candidate in grid}:
-            parts[name, linear] = [kernels.compare(rows, known, linear) for rows in (known, new)]
-    found = []
-    for (blocks, kernel, gamma), alike in itertools.groupby(
-        grid, operator.itemgetter("blocks", "kernel", "gamma")
-    ):
-        pairs = zip(*[parts[name, kernel == "linear"] for name in blocks], strict=True)
-        among, between = (
-            kernels.combine(kernel, one, list(blocks.values()), gamma) for one in pairs
-        )
-        for candidate in alike:
-            machine = kernels.SoftVotes(
-                kernel="precomputed", C=candidate["C"], decision_function_shape="ovo"
-            )
-            found.append(machine.fit(among, labels[train]).score(between, labels[test]))
-    return found
-
-
-def choose(
-    table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings: params.SvmTrain
-) -> tuple[list[dict], dict]:
-    """Score every candidate by a cross-validation over the actors given: the candidates with their
-    accuracy, and the best."""
-    grid = candidates(settings, table)
-    splits = inner_splits(labels, actors, settings.inner_folds)
-    right = [
-        np.multiply(scores(table, labels, train, test, grid), len(test)) for train, test in splits
-    ]
-    accuracy = np.sum(right, axis=0) / len(labels)
-    best = grid[np.argmax(accuracy)]
-    rows = [
-        {**candidate, "accuracy": value, "chosen": candidate is best}
-        for candidate, value in zip(grid, accuracy, strict=True)
-    ]
-    return rows, best
-
-
-def train(
-    table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, settings: params.SvmTrain
-) -> Trained:
-    """Choose, calibrate and train on the rows given, and on nothing else.
-
-    Returns:
-        the model, whose probabilities are softmaxes of the SVM's decision values, at the
-        temperature that suits the values which a cross-validation by actors gives (Guo et al. 2017,
-        ICML, "On Calibration of Modern Neural Networks"); and the search's rows.
-    """
-    found, best = choose(table, labels, actors, settings)
-    splits = inner_splits(labels, actors, settings.inner_folds)
-    model = CalibratedClassifierCV(
-        pipeline(best, table), method="temperature", cv=splits, ensemble=False
-    )
-    return model.fit(
-        table[[column for name in best["blocks"] for column in columns_of(name, table)]], labels
-    ), found
-
-
-def fold(
-    job: tuple[str, np.ndarray], table: pd.DataFrame, clips: pd.DataFrame, settings: params.SvmTrain
-) -> tuple:
-    """Train on the rows of `job` and predict all others: model, search's rows, predictions."""
-    name, rows = job
-    labels, actors = clips["emotion"].to_numpy(dtype=str), clips["actor"].to_numpy()
-    with threadpool_limits(1):
-        model, found = train(table[rows], labels[rows], actors[rows], settings)
-        unseen = table.loc[~rows, model.feature_names_in_]
-        probabilities = pd.DataFrame(
-            model.predict_proba(unseen) if len(unseen) else [], unseen.index, model.classes_
-        )
-    return model, [{"fold": name, **row} for row in found], probabilities[list(EMOTIONS)]
-
-
-def normalise_speakers(table: pd.DataFrame, actors: pd.Series) -> pd.DataFrame:
-    """Standardise each actor's features by mean and deviation of that actor's own clips: no labels,
-    but all those clips."""
-    groups = table.groupby(actors.to_numpy())
-    return (table - groups.transform("mean")) / groups.transform("std", ddof=0).replace(0, 1)
-
-
-def protocol(settings: params.SvmTrain) -> str:
-    """How the predictions came about, in the words that stand beside every figure."""
-    chosen = f"blocks, kernel, C, gamma and calibration chosen by {settings.inner_folds}-fold cross-validation over training actors"
-    transductive = "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the held-out ones included; "
-    return (transductive if settings.speaker_norm else "") + chosen
-
-
-def read(settings: params.SvmTrain) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """data/folds.csv, and the features of its clips in the same order, of speakers normalised if so
-    wanted."""
-    clips = pd.read_csv("data/folds.csv")
-    table = (
-        pd.read_parquet("data/mfcc.parquet")
-        .set_index("clip")
-        .loc[clips["clip"]]
-        .astype(np.float64)
-        .reset_index(drop=True)
-    )
-    return clips, normalise_speakers(table, clips["actor"]) if settings.speaker_norm else table
+    try:
+        settings = Settings.model_validate_json((folder / SETTINGS).read_bytes())
+        arrays = safetensors.numpy.load_file(folder / ARRAYS)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder / ARRAYS}: no such file") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "file"
+        raise UserError(
+            f"{folder / SETTINGS}: not a model of this project ({where}: {problem['msg']})"
+        ) from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{folder / ARRAYS}: not a model of this project ({error})") from None
+    expected = shapes(settings, len(arrays.get("clips", ())))
+    if settings.columns.keys() != settings.blocks.keys() or expected != {
+        name: array.shape for name, array in arrays.items()
+    }:
+        raise UserError(f"{folder / ARRAYS}: does not fit {SETTINGS} beside it")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"{folder / ARRAYS}: holds what is not a number")
+    return Model(settings, **{name: array.astype(np.float64) for name, array in arrays.items()})

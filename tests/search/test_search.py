@@ -25,7 +25,7 @@ from ser.run.errors import UserError
 from ser.search import outcome, space, worth
 from ser.search.fold_search import FoldSearch
 from ser.search.trial_store import STATE, opened
-from ser.svm import model
+from ser.svm import choice
 from stages import checkpoint, download, resample, split, w2v_features
 
 JOURNAL = STATE / "journal.log"
@@ -262,7 +262,7 @@ def test_two_workers_never_run_the_same_trial(project, monkeypatch):
 
 @pytest.mark.slow
 def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch):
-    choose, calls = model.choose, []
+    choose, calls = choice.choose, []
 
     def buggy(*arguments):
         calls.append(1)
@@ -270,11 +270,11 @@ def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch)
             raise ZeroDivisionError("a bug of ours")
         return choose(*arguments)
 
-    monkeypatch.setattr(model, "choose", buggy)
+    monkeypatch.setattr(choice, "choose", buggy)
     with pytest.raises(ZeroDivisionError, match="a bug of ours"):
         run(monkeypatch, "svm", "--trials", "6")
     assert len(completed()) == 2
-    monkeypatch.setattr(model, "choose", choose)
+    monkeypatch.setattr(choice, "choose", choose)
     run(monkeypatch, "svm", "--trials", "6")
     assert table("svm")["ending"].to_list() == 6 * ["done"]
 

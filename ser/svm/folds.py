@@ -1,0 +1,158 @@
+"""Train a classifier outside each fold and predict in it: what the stages `svm_train` and
+`probe_train` share."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ser.run import errors, outputs, parallel
+from ser.svm import choice
+from ser.svm.model import Model
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
+
+    Attributes:
+        clips: the columns of data/folds.csv.
+        table: a column per feature, float64; a row per row of `clips`.
+        features: how they are made of a clip, see `model.Settings`.
+    """
+
+    clips: pd.DataFrame
+    table: pd.DataFrame
+    features: dict
+
+    def with_speakers_normalised(self) -> "Data":
+        """Each actor's features standardised by mean and deviation of that actor's own clips: no
+        labels, but all those clips."""
+        groups = self.table.groupby(self.clips["actor"].to_numpy())
+        deviations = groups.transform("std", ddof=0).replace(0, 1)
+        table = (self.table - groups.transform("mean")) / deviations
+        return Data(self.clips, table, self.features | {"speaker_norm": True})
+
+
+def read(path: str, stage: str) -> Data:
+    """data/folds.csv and the features of its clips.
+
+    Args:
+        path: a Parquet file: the column clip, and a column per feature; its `attrs` are the
+            settings that it was made with.
+        stage: that made it.
+
+    Raises:
+        UserError: a table is missing, or a clip of the folds has no features.
+    """
+    for needed in ("data/folds.csv", path):
+        if not Path(needed).exists():
+            raise errors.UserError(f"{needed}: no such table; `dvc repro` makes it")
+    clips, stored = pd.read_csv("data/folds.csv"), pd.read_parquet(path)
+    table = stored.set_index("clip").astype(np.float64)
+    missing = clips.loc[~clips["clip"].isin(table.index), "clip"]
+    if len(missing) or not stored.attrs:
+        what = f"no row for {missing.iloc[0]}" if len(missing) else "does not say how it was made"
+        raise errors.UserError(f"{path}: {what}; `dvc repro` makes it anew")
+    return Data(clips, table.loc[clips["clip"]].reset_index(drop=True), {stage: stored.attrs})
+
+
+def fold(
+    rows: np.ndarray, data: Data, grid: list[dict], inner_folds: int
+) -> tuple[Model, list[dict], pd.DataFrame]:
+    """Train on some rows, predict all others.
+
+    Args:
+        rows: whether to train on each clip, shape (clips,).
+        data: of all clips.
+        grid: what to choose from, see `choice.candidates`.
+        inner_folds: of the cross-validation that chooses.
+
+    Returns:
+        the model; the candidates with their accuracy; probabilities of the other clips, by row.
+    """
+    labels, actors = data.clips["emotion"].to_numpy(dtype=str), data.clips["actor"].to_numpy()
+    model, search = choice.train(
+        data.table[rows], labels[rows], actors[rows], grid, inner_folds, data.features
+    )
+    return model, search, model.probabilities(data.table[~rows])
+
+
+def train(
+    stage: str, data: Data, grid: list[dict], inner_folds: int
+) -> tuple[pd.DataFrame, pd.DataFrame, Model]:
+    """Train a model per fold on all actors but the fold's, and one on all actors.
+
+    Args:
+        stage: name of the progress bar; for the others see `fold`.
+
+    Returns:
+        predictions.csv, search.csv and the model of all actors.
+    """
+    numbers = data.clips["fold"].to_numpy()
+    jobs = {str(number): numbers != number for number in np.unique(numbers)}
+    jobs["all"] = np.ones(len(numbers), bool)
+    trained = parallel.over(
+        lambda rows: fold(rows, data, grid, inner_folds), jobs.values(), stage, unit="search"
+    )
+    search = [
+        {"fold": name, **row}
+        for name, (_, part, _) in zip(jobs, trained, strict=True)
+        for row in part
+    ]
+    probabilities = pd.concat([part for _, _, part in trained]).sort_index()
+    predictions = data.clips[["clip", "actor", "fold"]].assign(
+        actual=data.clips["emotion"], predicted=probabilities.idxmax(axis=1)
+    )
+    final, _, _ = trained[-1]
+    return pd.concat([predictions, probabilities], axis=1), pd.DataFrame(search), final
+
+
+def protocol(inner_folds: int, transductive: bool = False) -> str:
+    """How the predictions came about, in the words that stand beside every figure.
+
+    Args:
+        inner_folds: of the cross-validation that chose.
+        transductive: whether speakers were normalised.
+    """
+    chosen = f"{inner_folds}-fold cross-validation over training actors"
+    text = f"blocks, kernel, C, gamma and calibration chosen by {chosen}"
+    if transductive:
+        text = (
+            "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the "
+            f"held-out ones included; {text}"
+        )
+    return text
+
+
+def write(
+    name: str,
+    predictions: pd.DataFrame,
+    search: pd.DataFrame,
+    model: Model,
+    text: str,
+    encoder: Path | None = None,
+) -> None:
+    """Write data/NAME and data/models/NAME, print the accuracy.
+
+    Args:
+        name: svm or probe.
+        predictions, search, model: what `train` returns.
+        text: what `protocol` returns.
+        encoder: folder of the checkpoint that the features come from, which the model takes along.
+    """
+    with outputs.together() as output:
+        folder = output(f"data/{name}")
+        folder.mkdir()
+        (folder / "protocol.txt").write_text(text + "\n")
+        predictions.to_csv(folder / "predictions.csv", index=False)
+        search.to_csv(folder / "search.csv", index=False)
+        folder = output(f"data/models/{name}")
+        folder.mkdir()
+        model.save(folder)
+        if encoder is not None:
+            shutil.copytree(encoder, folder / encoder.name)
+    accuracy = (predictions["predicted"] == predictions["actual"]).mean()
+    print(f"accuracy on held-out actors: {accuracy:.3f}")

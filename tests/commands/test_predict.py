@@ -1,0 +1,246 @@
+"""Any clip, answered by any model, wherever its folder lies; what has no answer is one line."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import ROOT
+from feature_tables import clips
+from ruamel.yaml import YAML
+from voices import clip
+
+from ser import corpus, params
+from ser.corpus import EMOTIONS
+from ser.svm import model as classifier
+
+DEFAULT = params.load(ROOT / "params.yaml")
+ROWS = clips(((1, 2), (3, 4), (5, 6)), statements=(1,))
+
+
+def run(folder: Path, name: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Run a stage or a command in a folder, in this process: exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            importlib.import_module(name).main()
+            code = 0
+        except SystemExit as end:
+            code = 1 if isinstance(end.code, str) else end.code or 0
+            err.write(f"{end.code}\n" if isinstance(end.code, str) else "")
+    return code, out.getvalue(), err.getvalue()
+
+
+def set_params(folder: Path, **changes: dict) -> None:
+    values = YAML().load(ROOT / "params.yaml")
+    for section, knobs in changes.items():
+        values[section].update(knobs)
+    YAML().dump(values, folder / "params.yaml")
+
+
+def answers(folder: Path, model: str | Path, *paths: str | Path) -> list[dict[str, float]]:
+    """The probabilities that `predict` prints for each clip."""
+    code, out, err = run(folder, "commands.predict", "--json", "--model", model, *paths)
+    assert (code, err) == (0, ""), err
+    return [json.loads(line)["probabilities"] for line in out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with clips, their folds and their features."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "data" / "audio").mkdir(parents=True)
+    ROWS.to_csv(home / "data" / "folds.csv", index=False)
+    for number, row in ROWS.iterrows():
+        emotion = EMOTIONS.index(row["emotion"])
+        clip(
+            home / f"data/audio/{row['clip']}.wav",
+            0.4,
+            number,
+            0.1,
+            100 + 30 * emotion,
+            3 + emotion,
+        )
+    set_params(home)
+    assert run(home, "stages.mfcc")[0] == 0
+    return home
+
+
+def train(home: Path, folder: Path, **changes: object) -> Path:
+    """A copy of `home` in which `svm_train` has run with few candidates, then is no checkout any
+    more: only the model and the clips are left."""
+    shutil.copytree(home, folder)
+    few = {"kernel": ["rbf"], "C": [20], "gamma": [0.5], "inner_folds": 2}
+    set_params(folder, svm_train=few | changes)
+    code, _, err = run(folder, "stages.svm_train")
+    assert code == 0, err
+    return folder
+
+
+CANDIDATES = [
+    (blocks, kernel)
+    for blocks in [*DEFAULT.svm_train.blocks, {"cov": 1, "dct": 2}, {"seg": 1}]
+    for kernel in ("rbf", "rbf_mean")
+]
+
+
+@pytest.mark.parametrize(("blocks", "kernel"), CANDIDATES)
+def test_whatever_was_chosen_predicts_from_its_folder_alone(home, tmp_path, blocks, kernel):
+    folder = train(home, tmp_path / "home", blocks=[blocks], kernel=[kernel])
+    model = Path(shutil.move(folder / "data" / "models" / "svm", tmp_path / "model"))
+    table = pd.read_parquet(folder / "data" / "mfcc.parquet").set_index("clip")
+    shares = classifier.load(model).probabilities(table)
+    paths = [folder / f"data/audio/{name}.wav" for name in table.index[::10]]
+    (tmp_path / "elsewhere").mkdir()
+    found = answers(tmp_path / "elsewhere", "../model", *paths)
+    for answer, name in zip(found, table.index[::10], strict=True):
+        assert list(answer) == list(EMOTIONS)
+        # Features are float32, whose last digits depend on BLAS's number of threads.
+        assert answer == pytest.approx(dict(shares.loc[name]), abs=1e-6)
+    right = ROWS.set_index("clip")["emotion"] == shares.idxmax(axis=1)
+    assert right.mean() > 0.9  # its own training clips
+
+
+def test_features_are_those_of_the_model_and_not_of_todays_params(home, tmp_path):
+    folder = train(home, tmp_path / "home")
+    path = folder / f"data/audio/{ROWS['clip'][7]}.wav"
+    before = answers(folder, "svm", path)
+    set_params(folder, mfcc={"hop": 320, "n_mfcc": 30, "trim_db": None})
+    assert answers(folder, "svm", path) == before
+    (folder / "params.yaml").unlink()
+    assert answers(folder, "svm", path) == before
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_nothing_is_unpickled(home, tmp_path):
+    """Whatever a model pulled from anywhere holds."""
+    folder = train(home, tmp_path / "home")
+    model, path = folder / "data" / "models" / "svm", folder / f"data/audio/{ROWS['clip'][0]}.wav"
+    for name in ("model.joblib", "model.pkl", *(file.name for file in model.iterdir())):
+        (model / name).write_bytes(pickle.dumps(Bomb(tmp_path / "executed")))
+        code, out, err = run(folder, "commands.predict", "--json", "--model", "svm", path)
+        assert not (tmp_path / "executed").exists(), name
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "not a model of this project" in err
+
+
+def test_a_model_that_cannot_answer_says_why_in_one_line(home, tmp_path):
+    folder = train(home, tmp_path / "home", speaker_norm=True)
+    path = folder / f"data/audio/{ROWS['clip'][0]}.wav"
+    settings = folder / "data" / "models" / "svm" / classifier.SETTINGS
+    text = settings.read_text()
+    wrong = {
+        "needs many clips of each voice": text,
+        "features.mfcc.hop": text.replace('"hop": 160', '"hop": "x"').replace("speaker_norm", "s"),
+        "stat_mfcc99": text.replace("stat_mfcc03_mean", "stat_mfcc99").replace("speaker_norm", "s"),
+        "features.mfcc": text.replace('"mfcc": {', '"eyes": {').replace("speaker_norm", "s"),
+    }
+    for words, content in wrong.items():
+        settings.write_text(content)
+        code, out, err = run(folder, "commands.predict", "--model", "svm", path)
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        assert words in err, err
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("svm", "dvc repro svm_train"),
+        ("w2v", "dvc repro w2v_finetune"),
+        ("nowhere", "expected w2v, svm"),
+    ],
+)
+def test_no_model_is_one_line(tmp_path, model, words):
+    code, out, err = run(tmp_path, "commands.predict", "--model", model, "clip.wav")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert words in err and model in err
+
+
+def test_files_without_an_answer_are_named_and_the_rest_goes_on(home, tmp_path):
+    folder = train(home, tmp_path / "home")
+    path = folder / f"data/audio/{ROWS['clip'][0]}.wav"
+    with soundfile.SoundFile(folder / "long.flac", "w", 8000, 1, format="FLAC") as file:
+        for _ in range(90):
+            file.write(np.zeros(60 * 8000, np.int16))
+    (folder / "text.txt").write_text("no sound\n")
+    (folder / "empty.wav").touch()
+    (folder / "list.ffconcat").write_text(f"ffconcat version 1.0\nfile {path}\n")
+    (folder / "silence.wav").write_bytes(path.read_bytes()[:44])
+    names = {
+        "long.flac": "longer than 60 s",
+        "text.txt": "not an audio file",
+        "empty.wav": "not an audio file",
+        "list.ffconcat": "playlist",
+        "silence.wav": "",
+        "absent.wav": "No such file",
+        "http://127.0.0.1:9/clip.wav": "No such file",
+        "concat:a.wav|b.wav": "No such file",
+    }
+    code, out, err = run(folder, "commands.predict", "--model", "svm", *names, path)
+    assert code == 1
+    header, row = out.splitlines()
+    assert header.split() == ["clip", "predicted", *EMOTIONS]
+    assert row.startswith(f"{path} ") and row.split()[1] in EMOTIONS
+    assert sum(map(float, row.split()[2:])) == pytest.approx(1, abs=0.005)
+    for (name, words), line in zip(names.items(), err.splitlines(), strict=True):
+        assert line.startswith(f"predict: {name}: ") and words in line
+
+
+@pytest.mark.slow
+def test_standard_input_from_any_folder(home, tmp_path):
+    folder = train(home, tmp_path / "home")
+    path = folder / f"data/audio/{ROWS['clip'][0]}.wav"
+    command = [sys.executable, "-m", "commands.predict", "--json", "--model"]
+    done = subprocess.run(
+        [*command, folder / "data" / "models" / "svm", "-"],
+        input=path.read_bytes(),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert answer["clip"] == "-"
+    assert [answer["probabilities"]] == answers(folder, "svm", path)
+
+
+@pytest.mark.slow
+def test_fine_tuned_models_answer_from_any_folder_and_all_folds_that_there_are_are_averaged(
+    trained, tmp_path
+):
+    folds = tmp_path / "data" / "models" / "w2v"
+    shutil.copytree(trained / "data" / "models" / "w2v" / "fold_0", folds / "fold_0")
+    path = corpus.files(trained / "data" / "audio")[0]
+    alone = answers(tmp_path, folds / "fold_0", path)
+    assert sum(alone[0].values()) == pytest.approx(1)
+    assert answers(tmp_path, "w2v", path) == alone
+    shutil.copytree(folds / "fold_0", folds / "fold_3")
+    both = answers(tmp_path, "w2v", path)
+    assert both[0] == pytest.approx(alone[0], abs=1e-12)
+    (folds / "fold_3" / "config.json").unlink()
+    code, _, err = run(tmp_path, "commands.predict", path)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "fold_3" in err
