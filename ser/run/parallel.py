@@ -1,6 +1,7 @@
 """The same function over many items, on every core, with a progress bar of what is done."""
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import joblib
@@ -8,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 LARGEST_CHUNK = 8  # items: enough that sending them to another machine costs little
+this_thread = threading.local()
 
 
 def over(function: Callable, items: Iterable, desc: str | None, unit: str = "clip") -> list:
@@ -50,9 +52,14 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
 
 
 def in_order(function: Callable, chunk: list, limited: int) -> list:
-    """One chunk of `streamed`, in whichever process or on whichever machine; the process `limited`
-    has its limit of threads already, and setting it takes as long as a clip or two."""
-    if os.getpid() == limited:
-        return [function(item) for item in chunk]
-    with threadpool_limits(1):
-        return [function(item) for item in chunk]
+    """One chunk of `streamed`, in whichever process or on whichever machine.
+
+    In the process `limited` there is a limit already, but for OpenMP, which counts by thread; it is
+    set but once in each, since that takes as long as a clip or two.
+    """
+    if os.getpid() != limited:
+        with threadpool_limits(1):
+            return [function(item) for item in chunk]
+    if not hasattr(this_thread, "limit"):
+        this_thread.limit = threadpool_limits(1, user_api="openmp")
+    return [function(item) for item in chunk]
