@@ -4,7 +4,8 @@
 
 The last thing that `make repro` prints.
 
-Reads: metrics/svm.json, metrics/w2v.json, metrics/compare.json, whichever are there
+Reads: metrics/MODEL.json, MODEL_folds.csv and MODEL_protocol.txt of each scored model;
+       metrics/compare.json, if it is there
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Gather the learning curves of all folds, so that one plot overlays them.
 
-Reads:  data/w2v/fold_K/curve.csv (a row per step) and epochs.csv (a row per epoch), params `folds`
+Reads:  data/w2v/fold_K/curve.csv, a row per step, and epochs.csv, a row per epoch; params `folds`
 Writes: data/w2v_steps.csv: fold, step, epoch, loss, accuracy, lr, grad_norm, batch_size
-        metrics/w2v_epochs.csv: fold, epoch, loss, accuracy, uar; of the training clips, while they
-        were trained on
+        metrics/w2v_epochs.csv: fold, epoch, loss, accuracy, uar, of the training clips, while they
+            were trained on; with `select: inner` also inner_loss, inner_accuracy, inner_uar
 """
 
 from pathlib import Path

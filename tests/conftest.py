@@ -133,9 +133,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
     """Assert what a user's mistake must look like: exit code 1 and a single line on stderr that
     says all of `words`."""
-    lines = [
-        line for line in done.stderr.splitlines() if line.strip() and "%|" not in line
-    ]  # but for progress bars
+    bar = "%|"
+    lines = [line for line in done.stderr.splitlines() if line.strip() and bar not in line]
     assert done.returncode == 1, done
     assert len(lines) == 1, done.stderr
     for word in words:
