@@ -187,5 +187,5 @@ def published(copies: list[Copy], md5: str, source: Path) -> bytes:
             problems.append(
                 f"{path} has md5 {actual}, expected {md5}: damaged, or not the published clip"
             )
-    others = f" (nor is any of {len(copies) - 1} other copies right)" if len(copies) > 1 else ""
-    raise UserError(f"{source}: {problems[0]}{others}")
+    more = f" (one of {len(copies)} copies, none of which is right)" if len(copies) > 1 else ""
+    raise UserError(f"{source}: {problems[0]}{more}")
