@@ -50,7 +50,8 @@ PREPROCESSOR = {
     "sampling_rate": 16000,
 }
 SIDES = {
-    "ours": "params.yaml's defaults: CNN output cached, micro-batches by length, mixed precision where the hardware has it",
+    "ours": "params.yaml's defaults: CNN output cached, micro-batches by length, mixed precision "
+    "where the hardware has it",
     "trainer": "Trainer, default settings: fp32, batches as they come",
     "trainer bf16": "Trainer, bf16=True, train_sampling_strategy='group_by_length'",
 }
@@ -102,7 +103,8 @@ def ours(folder: Path, options: argparse.Namespace) -> dict:
         training.advance()
     return {
         "clips_per_second": options.clips * options.epochs / (time.perf_counter() - began),
-        "note": f"{accelerator.mixed_precision.replace('no', 'fp32')}; features, once per clip: {cached / options.clips:.2f} s",
+        "note": f"{accelerator.mixed_precision.replace('no', 'fp32')}; "
+        f"features, once per clip: {cached / options.clips:.2f} s",
     }
 
 
@@ -136,7 +138,8 @@ def trainer(folder: Path, options: argparse.Namespace, better: bool) -> dict:
             "use_cpu": not torch.cuda.is_available(),
         }
     arguments = transformers.TrainingArguments(
-        str(folder / "trainer"), num_train_epochs=options.epochs, per_device_train_batch_size=options.batch, save_strategy="no",
+        str(folder / "trainer"), num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch, save_strategy="no",
         learning_rate=2e-5, disable_tqdm=True, remove_unused_columns=False, **settings,
     )  # fmt: skip
     done = transformers.Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
@@ -190,14 +193,16 @@ def main() -> None:
             found[side]["settings"] = SIDES[side]
             print(json.dumps({side: found[side]}), flush=True)
     print(
-        f"{options.clips} clips, batch {options.batch}, {options.epochs} epochs, {torch.get_num_threads()} threads"
+        f"{options.clips} clips, batch {options.batch}, {options.epochs} epochs, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"{'':14}{'clips/s':>9}{'ours is':>9}{'GiB':>7}")
     for side, one in found.items():
         ratio = found["ours"]["clips_per_second"] / one["clips_per_second"]
         gpu = f"{one['gpu_memory']:.1f} on the GPU" if "gpu_memory" in one else ""
         print(
-            f"{side:14}{one['clips_per_second']:9.2f}{ratio:8.1f}x{one['memory']:7.1f}  {one['settings']}; {one['note']} {gpu}"
+            f"{side:14}{one['clips_per_second']:9.2f}{ratio:8.1f}x{one['memory']:7.1f}  "
+            f"{one['settings']}; {one['note']} {gpu}"
         )
 
 

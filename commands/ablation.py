@@ -20,7 +20,6 @@ from dvc.api import DVCFileSystem
 from dvc_data.index.index import DataIndexDirError
 
 from ser import scoring
-from ser.report import summary
 from ser.run import errors, experiments
 
 EMOBOX = "split.folds=[[1,11,20,21],[4,10,12,14],[8,9,19,23],[3,5,7,24],[2,15,16,18],[6,13,17,22]]"
@@ -73,7 +72,7 @@ def row(what: str, settings: tuple[str, ...], table: pd.DataFrame, default: pd.D
     difference = ""
     if table is not default:
         figures = scoring.differences(table, default)
-        difference = summary.with_bounds(figures, "accuracy", "{:+.1f}")
+        difference = scoring.as_text(figures, "accuracy", "{:+.1f}")
     changes = " ".join(f"`-S '{setting}'`" for setting in settings)
     return f"| {what} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
 

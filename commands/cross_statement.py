@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from ser import params, scoring
-from ser.report import summary
 from ser.run import errors, parallel
 from ser.svm import choice, folds
 
@@ -86,7 +85,7 @@ def row(name: str, predictions: pd.DataFrame) -> str:
     for rows in (other, mixed, alone[~crossed]):
         rates = scoring.rates(scoring.per_actor_confusion(rows).sum(axis=0))
         cells.append(f"{rates['accuracy']:.1%} / {rates['uar']:.1%}")
-    cells.append(summary.with_bounds(scoring.differences(other, mixed), "accuracy", "{:+.1f}"))
+    cells.append(scoring.as_text(scoring.differences(other, mixed), "accuracy", "{:+.1f}"))
     return f"| {name} | {' | '.join(cells)} |"
 
 

@@ -175,6 +175,16 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     return figures
 
 
+def as_text(figures: dict[str, float], name: str, style: str = "{:.1f}") -> str:
+    """A rate in percent, or a difference in points, with its bounds where it has them, such as
+    `66.9 [60.8, 73.0]`."""
+    text = style.format(100 * figures[name])
+    if f"{name}_low" not in figures:
+        return text
+    low, high = (style.format(100 * figures[f"{name}_{bound}"]) for bound in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
 def summary(predictions: pd.DataFrame) -> dict[str, float]:
     """The figures that a model goes by, pooled over the held-out clips.
 

@@ -12,8 +12,7 @@ import pytest
 from conftest import ROOT, SHRUNK, Project, make_project
 from dvc.utils.hydra import apply_overrides
 
-from ser import params
-from ser.report import summary
+from ser import params, scoring
 
 README = (ROOT / "README.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -126,7 +125,7 @@ def test_figures_are_the_committed_ones(page, model, label):
     row = re.search(rf"^\| {re.escape(label)} \|.*$", page.read_text(), flags=re.MULTILINE)
     cells = [cell.strip() for cell in row[0].split("|")]
     for name in ("accuracy", "uar"):
-        assert summary.with_bounds(figures, name) in cells, row[0]
+        assert scoring.as_text(figures, name) in cells, row[0]
 
 
 def test_figures_in_sentences_are_the_committed_ones():

@@ -2,15 +2,17 @@
 not for what."""
 
 import pandas as pd
-from sklearn.metrics import recall_score
 
+from ser import scoring
 from ser.corpus import EMOTIONS
 from ser.params import Params
 
 DATA = {
-    "ravdess": "RAVDESS speech (Livingstone and Russo 2018, PLoS ONE 13(5): e0196391), CC BY-NC-SA 4.0: not for commercial use. "
-    "Whether a model trained on it may go further than the data is for you to clear.",
-    "demo": "a SYNTHETIC demo corpus, made by a program. The figures say nothing about human speech.",
+    "ravdess": """\
+RAVDESS speech (Livingstone and Russo 2018, PLoS ONE 13(5): e0196391), CC BY-NC-SA 4.0: not for
+commercial use. Whether a model trained on it may go further than the data is for you to clear.""",
+    "demo": """\
+a SYNTHETIC demo corpus, made by a program. The figures say nothing about human speech.""",
 }
 TRIM = """\
 import librosa
@@ -38,14 +40,16 @@ pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16
 
 **Training.** {protocol}. Actors {trained}.
 **Data.** {data}
-**Figures.** On the {clips} clips of actors {held_out}, none of whom it was trained on: accuracy {accuracy:.1%}, unweighted average
-recall {uar:.1%}; one of eight by chance is 12.5 %. One fold of this size is uncertain by about six points either way.
+**Figures.** On the {clips} clips of actors {held_out}, none of whom it was trained on:
+accuracy {accuracy}, unweighted average recall {uar}; one of eight by chance is 12.5 %.
+In brackets: 95 % bounds, a t interval over these actors, who are few.
 
 {recalls}
 
-**Limits.** Acted emotions, two sentences, North American English, few voices. What an actor shows is not what a person feels: not
-for judging people, and untested on children, other languages, noise, telephones and spontaneous speech. Clips of other length or
-level than the corpus's may be misjudged.
+**Limits.** Acted emotions, two sentences, North American English, few voices. What an actor shows
+is not what a person feels: not for judging people, and untested on children, other languages,
+noise, telephones and spontaneous speech. Clips of other length or level than the corpus's may be
+misjudged.
 """
 
 
@@ -57,13 +61,8 @@ def write(predictions: pd.DataFrame, actors: list[int], protocol: str, settings:
         actors: that the model was trained on.
         protocol: what was trained, in one line.
     """
-    emotions = [emotion for emotion in EMOTIONS if emotion in set(predictions["actual"])]
-    recalls = recall_score(
-        predictions["actual"], predictions["predicted"], labels=emotions, average=None
-    )
-    rows = [
-        f"| {emotion} | {recall:.0%} |" for emotion, recall in zip(emotions, recalls, strict=True)
-    ]
+    figures, emotions = scoring.bounded(predictions), scoring.by_emotion(predictions)
+    rows = [f"| {row.emotion} | {row.recall:.0%} |" for row in emotions.itertuples()]
     return TEXT.format(
         licence="cc-by-nc-sa-4.0" if settings.corpus == "ravdess" else "other",
         fold=predictions["fold"].iloc[0],
@@ -74,7 +73,7 @@ def write(predictions: pd.DataFrame, actors: list[int], protocol: str, settings:
         data=DATA[settings.corpus],
         clips=len(predictions),
         held_out=", ".join(map(str, sorted(set(predictions["actor"])))),
-        accuracy=(predictions["actual"] == predictions["predicted"]).mean(),
-        uar=recalls.mean(),
+        accuracy=scoring.as_text(figures, "accuracy", "{:.1f} %"),
+        uar=scoring.as_text(figures, "uar", "{:.1f} %"),
         recalls="\n".join(["| emotion | recall |", "|---|---|", *rows]),
     )

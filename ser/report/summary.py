@@ -8,20 +8,10 @@ import pandas as pd
 from ser import scoring
 
 
-def with_bounds(figures: dict[str, float], name: str, style: str = "{:.1f}") -> str:
-    """A figure in percent, or a difference in points, with its bounds, where it has them, such as
-    `66.9 [60.8, 73.0]`."""
-    text = style.format(100 * figures[name])
-    if f"{name}_low" not in figures:
-        return text
-    low, high = (style.format(100 * figures[f"{name}_{bound}"]) for bound in ("low", "high"))
-    return f"{text} [{low}, {high}]"
-
-
 def difference(pair: str, figures: dict[str, float]) -> str:
     """A line on a pair of models, such as `w2v - svm`, from its figures in compare.json."""
     titles = " - ".join(scoring.MODELS[model] for model in pair.split(" - "))
-    accuracy, uar = (with_bounds(figures, name, "{:+.1f}") for name in ("accuracy", "uar"))
+    accuracy, uar = (scoring.as_text(figures, name, "{:+.1f}") for name in ("accuracy", "uar"))
     return f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over actors"
 
 
@@ -36,7 +26,7 @@ def lines(folder: Path) -> list[str]:
     rows = ["| model | clips | accuracy, % | UAR, % | macro-F1, % |", "|---|---|---|---|---|"]
     for model, figures in scored.items():
         clips = pd.read_csv(folder / f"{model}_folds.csv")["clips"].sum()
-        cells = [with_bounds(figures, name) for name in scoring.RATES]
+        cells = [scoring.as_text(figures, name) for name in scoring.RATES]
         rows.append(f"| {scoring.MODELS[model]} | {clips} | {' | '.join(cells)} |")
     rows += ["", "In brackets: 95 % bounds, a t interval over actors. Chance is 12.5 %."]
     for model in scored:

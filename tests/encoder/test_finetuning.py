@@ -43,7 +43,7 @@ def test_predictions_are_what_transformers_says(trained):
         "audio-classification", str(trained / "data/models/w2v/fold_0"), top_k=8
     )
     card = (trained / "data/models/w2v/fold_0/README.md").read_text()
-    assert f"accuracy {(table['predicted'] == table['actual']).mean():.1%}" in card
+    assert f"accuracy {100 * (table['predicted'] == table['actual']).mean():.1f} % [" in card
     for row in table.to_dict("records"):
         samples = audio.read(trained / f"data/audio/{row['clip']}.wav")
         found = classify({"raw": samples, "sampling_rate": 16000})
