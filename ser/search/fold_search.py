@@ -1,7 +1,6 @@
 """The search for the parameters of one outer fold: trials scored on training actors, each a DVC
 experiment."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -57,8 +56,8 @@ class FoldSearch:
             self.branch.depends_on(settings),
             worth.evidence(self.branch, fold),
         ]
-        digest = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:6]
-        self.study = SharedStudy(store, f"{branch}-fold{fold}-{digest}", self.space, search)
+        name = f"{branch}-fold{fold}-{worth.digest(origin)[:6]}"
+        self.study = SharedStudy(store, name, self.space, search)
 
     def point(self, trial: FrozenTrial) -> space.Point:
         """A trial's parameters as they stand in params.yaml, by dotted name."""

@@ -6,11 +6,13 @@ the outer fold that the choice must not see.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import joblib
 import numpy as np
 import pandas as pd
 from filelock import FileLock
@@ -54,6 +56,19 @@ def may_see(fold: int | None) -> pd.DataFrame:
     return table[table["fold"] != fold].reset_index(drop=True)
 
 
+def digest(values: object, contents: Iterable[bytes] = ()) -> str:
+    """32 hex digits that stand for values, as JSON, and for contents, in order."""
+    total = hashlib.sha256(json.dumps(values).encode())
+    for content in contents:
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:32]
+
+
+def describe(origin: str, files: list[Path], settings: params.Mfcc) -> pd.DataFrame:
+    """`features.table`; `origin` stands for all that it comes from."""
+    return features.table(files, settings, desc=None)
+
+
 def feature_table(rows: pd.DataFrame, settings: params.Params) -> folds.Data:
     """The MFCC features of the clips in `rows`, in order, of speakers normalised if so wanted.
 
@@ -61,47 +76,19 @@ def feature_table(rows: pd.DataFrame, settings: params.Params) -> folds.Data:
     other outer folds, and a search that goes on share them. One worker of a machine computes at a
     time, on all its cores.
     """
-    STATE.mkdir(parents=True, exist_ok=True)
+    memory = joblib.Memory(STATE, verbose=0)
+    kept, values, tables = memory.cache(describe, ignore=["files", "settings"]), settings.mfcc, []
     with FileLock(STATE / "features.lock"):
-        paths = {}
-        for fold, part in rows.groupby("fold"):
-            key = hashlib.sha256(
-                json.dumps(settings.mfcc.model_dump()).encode()
-                + Path(features.__file__).read_bytes()
-            )
-            for clip in part["clip"]:
-                key.update(clip.encode() + (AUDIO / f"{clip}.wav").read_bytes())
-            paths[fold] = STATE / "features" / f"{key.hexdigest()[:32]}.npz"
-        missing = rows[
-            rows["fold"].isin([fold for fold, path in paths.items() if not path.exists()])
-        ]
-        if len(missing):
-            files = [AUDIO / f"{clip}.wav" for clip in missing["clip"]]
-            made = features.table(files, settings.mfcc, desc=None).set_index("clip")
-            for fold, part in made.groupby(missing["fold"].to_numpy()):
-                with (
-                    outputs.whole(paths[fold]) as path,
-                    path.open("wb") as file,
-                ):  # a Parquet file of so many columns reads slowly
-                    np.savez(
-                        file,
-                        clips=part.index.to_numpy(str),
-                        names=part.columns.to_numpy(str),
-                        values=part,
-                    )
-        tables = []
-        for path in paths.values():
-            path.touch()
-            stored = np.load(path, allow_pickle=False)
-            tables.append(
-                pd.DataFrame(stored["values"], index=stored["clips"], columns=stored["names"])
-            )
-        for old in sorted(
-            (STATE / "features").glob("*.npz"), key=lambda path: path.stat().st_mtime
-        )[:-KEPT]:
-            old.unlink()
-    table = pd.concat(tables).loc[rows["clip"]].astype(np.float64).reset_index(drop=True)
-    data = folds.Data(rows, table, {"mfcc": settings.mfcc.model_dump()})
+        for _, part in rows.groupby("fold"):
+            files = [AUDIO / f"{clip}.wav" for clip in part["clip"]]
+            sources = [*code.behind(Path(features.__file__)), *files]
+            contents = (file.read_bytes() for file in sources)
+            origin = digest([values.model_dump(), *part["clip"]], contents)
+            tables.append(kept(origin, files, values))
+        memory.reduce_size(items_limit=KEPT)
+    table = pd.concat(tables).set_index("clip").loc[rows["clip"]]
+    table = table.astype(np.float64).reset_index(drop=True)
+    data = folds.Data(rows, table, {"mfcc": values.model_dump()})
     return data.with_speakers_normalised() if settings.svm_train.speaker_norm else data
 
 
@@ -220,21 +207,15 @@ def evidence(branch: Branch, fold: int | None) -> str:
     Scores of other code or data are no scores of the same study. What held-out actors say is not in
     it.
     """
-    total = hashlib.sha256()
-    for file in code.behind(*branch.code()):
-        total.update(file.read_bytes())
     seen = may_see(fold)
-    total.update(seen.to_csv(index=False).encode())
-    for part in branch.inputs(seen["clip"]):
-        total.update(part)
-    return total.hexdigest()[:32]
+    contents = (file.read_bytes() for file in code.behind(*branch.code()))
+    return digest(seen.to_csv(index=False), itertools.chain(contents, branch.inputs(seen["clip"])))
 
 
 def held_out(branch: Branch, settings: params.Params, fold: int) -> pd.Series:
     """The emotions predicted for the clips of the outer fold, by clip, as the branch's own stage
     predicts them; kept on disk."""
-    origin = [branch.depends_on(settings), evidence(branch, None), fold]
-    key = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:32]
+    key = digest([branch.depends_on(settings), evidence(branch, None), fold])
     kept = STATE / "predictions" / f"{key}.csv"
     if not kept.exists():
         predicted = branch.predict(settings, fold)
