@@ -24,6 +24,14 @@ from ser.run.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"model_type": "wav2vec2", **TINY, "vocab_size": 8}
+# What OpenAI's own configurations say about transcribing.
+SPEECH = {
+    "forced_decoder_ids": [[1, 4], [2, 5]],
+    "suppress_tokens": [1, 2, 7],
+    "begin_suppress_tokens": [3, 2],
+    "max_length": 448,
+    "torch_dtype": "float32",
+}
 
 # Runs the stage for each of the params given, in one process: starting Python anew takes most of
 # the time.
@@ -105,6 +113,8 @@ def checkpoints(home: Path) -> None:
         (place / "mine.py").write_text("raise SystemExit('code of a checkpoint ran')\n")
 
     whisper(home / "whisper", "WhisperForConditionalGeneration")
+    add(home / "whisper" / "config.json", **SPEECH)
+    add(home / "whisper" / "preprocessor_config.json", mel_filters=[[0.0] * 201] * 8)
     half = whisper(home / "half", "WhisperForConditionalGeneration").half()
     half.save_pretrained(home / "half")
     binary(home / "whisper-binary", whisper(home / "whisper-binary", "WhisperModel"))
@@ -125,6 +135,11 @@ def whisper(folder: Path, kind: str, **changes) -> torch.nn.Module:
     model = getattr(transformers, kind)(transformers.WhisperConfig(**{**TINY_WHISPER, **changes}))
     model.save_pretrained(folder)
     return model
+
+
+def add(file: Path, **fields) -> None:
+    """Add fields to a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
 def binary(folder: Path, model: torch.nn.Module | None = None) -> Path:
