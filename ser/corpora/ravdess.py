@@ -58,7 +58,8 @@ def locate() -> Path:
     was kept from an earlier time.
 
     Raises:
-        UserError: RAVDESS_ARCHIVE names nothing that exists, or the download fails.
+        UserError: RAVDESS_ARCHIVE names nothing that exists, the download fails, or there is no
+            home folder to keep it in.
     """
     if named := os.environ.get("RAVDESS_ARCHIVE"):
         source = Path(named)
@@ -67,7 +68,13 @@ def locate() -> Path:
                 f"RAVDESS_ARCHIVE={named}: no such zip or folder (looked for {source.absolute()})"
             )
         return source
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ravdess"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ravdess"
+    except RuntimeError:
+        raise UserError(
+            "no home folder to keep the archive in: set XDG_CACHE_HOME to a folder, or "
+            "RAVDESS_ARCHIVE to the zip or to the folder it unpacks to"
+        ) from None
     try:
         return transfer.download(os.environ.get("RAVDESS_URL") or URL, cache / ARCHIVE, SIZE, MD5)
     except UserError as error:

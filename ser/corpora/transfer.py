@@ -1,6 +1,8 @@
 """Fetch one file over HTTP: resumed, retried, checked, and kept for the next time."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -52,9 +54,11 @@ def download(
         UserError: the server cannot be reached, refuses, or sends something else.
         OSError: full or read-only disk.
     """
+    if holds(path, md5):  # before anything is written: the folder may be a shared, read-only one
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path.with_name(f"{path.name}.lock")):
-        if not path.exists() or checksum(path) != md5:
+    with lock(path):
+        if not holds(path, md5):
             part = path.with_name(f"{path.name}.part")
             complete(url, part, size, retry, timeout)
             received = checksum(part)
@@ -66,6 +70,26 @@ def download(
                 )
             part.replace(path)
     return path
+
+
+def holds(path: Path, md5: str) -> bool:
+    """Whether `path` is a file with this checksum."""
+    return path.is_file() and checksum(path) == md5
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Let one process at a time transfer to `path`, and say so to those that wait."""
+    guard = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        guard.acquire(blocking=False)
+    except filelock.Timeout:
+        print(f"{path.name}: another process is fetching it; waiting for that", flush=True)
+        guard.acquire()
+    try:
+        yield
+    finally:
+        guard.release()
 
 
 def checksum(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What a user's mistake looks like: one line on stderr and exit code 1, never a traceback."""
 
 import functools
+import io
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         stage = main.__globals__["__spec__"].name.rpartition(".")[2]
         signal.signal(signal.SIGTERM, terminated)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path that the locale lacks letters for
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main()
         except UserError as error:

@@ -289,11 +289,31 @@ def test_a_body_without_end_is_cut_off(start, path):
     fetched(start(serves()), path)
 
 
-def test_two_at_once_transfer_it_once(start, path):
+def test_two_at_once_transfer_it_once_and_those_that_wait_say_so(start, path, capsys):
     server = start(serves())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: fetched(server, path), range(4)))
     assert len(server.seen) == 1
+    started = start(serves(upto=HALF, stalls=True), serves())
+    path.unlink()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetched, started, path, timeout=(1, 5))
+        while not started.seen:
+            time.sleep(0.01)
+        capsys.readouterr()
+        second = pool.submit(fetched, started, path)
+        time.sleep(0.5)
+        started.stop.set()
+        assert first.result() == second.result()
+    assert "archive.zip: another process is fetching it" in capsys.readouterr().out
+
+
+def test_a_kept_file_is_taken_from_a_folder_that_cannot_be_written_to(unused_url, path):
+    """As on a cluster, where one person fetches for all."""
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    assert transfer.download(unused_url, path, len(CONTENT), MD5, **QUICK) == path
+    assert list(path.parent.iterdir()) == [path], "not even a lock"
 
 
 # ---- download, as a process in a project of its own
@@ -454,6 +474,23 @@ def test_an_interrupted_download_is_resumed(project, start, monkeypatch):
 
 def test_no_network_says_what_to_do(project, unused_url):
     fails(run(RAVDESS_URL=unused_url), unused_url, "Connection refused", "RAVDESS_ARCHIVE")
+
+
+def test_no_home_says_what_to_do(project, monkeypatch):
+    """As for a user that the system has no entry of."""
+    pwd = pytest.importorskip("pwd")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(UserError, match="no home folder .* set XDG_CACHE_HOME"):
+        ravdess.locate()
+
+
+def test_a_path_that_standard_output_cannot_show(project):
+    Path("source").rename("Maße ü")
+    done = run(RAVDESS_ARCHIVE="Maße ü", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert r"Reading Ma\xdfe \xfc" in done.stdout
 
 
 def test_a_download_with_the_wrong_md5(project, start):
