@@ -29,7 +29,7 @@ SETTINGS = (
     "head_lr=2e-3",
     "batch_size=8",
     "epochs=12",
-    "speed=0.1",
+    "speeds=[0.9,1,1.1]",
     "dropout=0",
     "mask_time_prob=0",
 )

@@ -110,20 +110,25 @@ class Finetuning(Section):
     trim_db: float | None = Field(gt=0)
     freeze_cnn: bool
     frozen_layers: int = Field(ge=0)
+    head: Literal["mean", "layers"]
+    head_probe: float | None = Field(gt=0)
+    head_dropout: float = Field(ge=0, lt=1)
     weighted_layer_sum: bool
     lr: float = Field(gt=0, le=1)
     head_lr: float = Field(gt=0, le=1)
+    layer_decay: float = Field(gt=0, le=1)
     adam_betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
     adam_eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    micro_batch: int = Field(ge=1)
+    micro_batch: int | None = Field(ge=1)
     schedule: Literal["wsd", "constant", "linear", "cosine"]
     warmup: Share
     decay_start: Share
     batch_growth: float = Field(ge=1)
+    average: Share
     dropout: float = Field(ge=0, lt=1)
     attention_dropout: float = Field(ge=0, lt=1)
     layerdrop: float = Field(ge=0, lt=1)
@@ -131,12 +136,19 @@ class Finetuning(Section):
     mask_time_length: int = Field(ge=1)
     mask_feature_prob: Share
     mask_feature_length: int = Field(ge=1)
-    speed: float = Field(ge=0, le=1)
+    speeds: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(min_length=1)
     label_smoothing: float = Field(ge=0, lt=1)
     class_weights: bool
     select: Literal["last", "inner"]
     precision: Literal["auto", "fp32", "bf16"]
     seed: int = Field(ge=0, lt=2**32)
+
+    @field_validator("speeds")
+    @classmethod
+    def clip_as_it_is(cls, speeds: list[float]) -> list[float]:
+        if 1 not in speeds or len(set(speeds)) < len(speeds):
+            raise ValueError("expected distinct numbers, 1 among them: each clip as it is")
+        return speeds
 
 
 class Params(Finetuning):

@@ -4,16 +4,20 @@ takes for input.
 Each clip is prepared alone and unpadded: by the frozen CNN of wav2vec 2.0 and its kin, whose base
 checkpoints normalise over time, or as a log-mel spectrogram for Whisper.
 
-Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn`, `speed` and `trim_db`
-Writes: data/features/clips.arrow: clip, length, values; a row per clip, sorted by clip.
+With `speeds`, each clip is stored as it is and played faster or slower: as many new voices, which
+training draws from.
+
+Reads:  data/audio/*.wav, data/checkpoint, params `freeze_cnn`, `speeds` and `trim_db`
+Writes: data/features/clips.arrow: clip, speed, length, values; a row per clip and speed, sorted by
+        clip, the clip as it is (speed 1) first.
         `values` are float32, frame by frame, and `length` counts the frames:
           wav2vec 2.0 and its kin, CNN frozen    the CNN's output, a frame per 20 ms
           the same, CNN trained                  samples, level-normalised if the checkpoint's
                                                  preprocessor wants that
           Whisper                                log-mel spectrogram, a frame per 10 ms
-        With `speed` above 0 nothing of this stays the same: `values` are samples.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import librosa
@@ -38,21 +42,26 @@ def main() -> None:
             "from scratch, -S freeze_cnn=false"
         )
     encoder = checkpoint.load(CHECKPOINT, settings.checkpoint, 0, settings.freeze_cnn).eval()
-    encoder.check_speed(settings)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)  # every core has a clip of its own
 
-    def prepare(path: Path) -> tuple[str, np.ndarray]:
+    speeds = sorted(settings.speeds, key=lambda speed: (speed != 1, speed))
+
+    def prepare(path: Path) -> list[tuple[str, float, np.ndarray]]:
         samples = audio.read(path)
         if settings.trim_db:
             samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db)
-        encoder.check_length(path.stem, len(samples))
-        return path.stem, samples if settings.speed else encoder.prepare(samples)
+        rows = []
+        for speed in speeds:
+            changed = samples if speed == 1 else clips.respeed(samples, speed)
+            encoder.check_length(path.stem, len(changed))
+            rows.append((path.stem, speed, encoder.prepare(changed)))
+        return rows
 
     with outputs.whole("data/features") as folder:
         folder.mkdir()
         prepared = parallel.streamed(prepare, corpus.files("data/audio"), "w2v_features")
-        clips.write(folder / "clips.arrow", prepared)
+        clips.write(folder / "clips.arrow", chain.from_iterable(prepared))
 
 
 if __name__ == "__main__":

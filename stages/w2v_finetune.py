@@ -56,8 +56,16 @@ def main() -> None:
     protocol = finetuning.protocol(settings)
     actors = sorted(set(table.loc[training.numbers, "actor"]))
     with outputs.whole(f"data/models/w2v/fold_{fold}") as folder:
-        training.classifier.save(folder)
-        (folder / "README.md").write_text(card.write(predictions, actors, protocol, settings))
+        training.encoder.save(folder)
+        text = card.write(
+            predictions,
+            actors,
+            protocol,
+            settings.corpus,
+            settings.trim_db,
+            training.encoder.not_pipeline,
+        )
+        (folder / "README.md").write_text(text)
     with outputs.whole(f"data/w2v/fold_{fold}") as folder:
         folder.mkdir()
         predictions.to_csv(folder / "predictions.csv", index=False)

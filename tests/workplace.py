@@ -15,7 +15,7 @@ import transformers
 from accelerate.commands.config import config_args
 from conftest import ROOT
 from ruamel.yaml import YAML
-from tiny_models import write_checkpoint
+from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio
 from ser.corpus import describe
@@ -23,9 +23,9 @@ from ser.corpus import describe
 torch.set_num_threads(1)  # models this small only wait for a second thread
 
 
-def make(folder: Path, weights: bool, **changes) -> Path:
+def make(folder: Path, weights: bool, whisper: bool = False, **changes: object) -> Path:
     """A folder to run stages in: 24 clips of 12 actors, params of a short training, a tiny
-    checkpoint with or without weights."""
+    checkpoint with or without weights, wav2vec 2.0's or Whisper's."""
     (folder / "data/audio").mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
@@ -39,7 +39,7 @@ def make(folder: Path, weights: bool, **changes) -> Path:
             audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
             rows.append({**describe(clip), "fold": (actor - 1) // 2})
     pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
-    write_checkpoint(folder / "tiny")
+    (write_whisper if whisper else write_checkpoint)(folder / "tiny")
     if weights:
         torch.manual_seed(0)
         config = transformers.AutoConfig.from_pretrained(folder / "tiny")

@@ -4,20 +4,32 @@ not for what."""
 import pandas as pd
 
 from ser import scoring
-from ser.corpus import EMOTIONS
-from ser.params import Params
+from ser.corpus import EMOTIONS, TITLES
 
-DATA = {
+LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "demo": "other"}
+SOURCES = {
     "ravdess": """\
-RAVDESS speech (Livingstone and Russo 2018, PLoS ONE 13(5): e0196391), CC BY-NC-SA 4.0: not for
-commercial use. Whether a model trained on it may go further than the data is for you to clear.""",
+Livingstone and Russo (2018), PLoS ONE 13(5): e0196391, CC BY-NC-SA 4.0: not for commercial use.
+Whether a model trained on it may go further than the data is for you to clear.""",
     "demo": """\
-a SYNTHETIC demo corpus, made by a program. The figures say nothing about human speech.""",
+It is made by a program. The figures say nothing about human speech.""",
 }
-TRIM = """\
-import librosa
+TRIM = """
+samples, _ = librosa.effects.trim(samples, top_db={:g})  # as in training"""
+PIPELINE = """\
+from transformers import pipeline
 
-samples, _ = librosa.effects.trim(samples, top_db={:g})  # as in training
+pipeline("audio-classification", "FOLDER")({"raw": samples, "sampling_rate": 16000})"""
+OWN = """\
+import torch
+from ser.encoder import trained  # of the project that made this model
+
+encoder = trained.load(Path("FOLDER"))
+inputs = torch.from_numpy(encoder.prepare(samples))[None]
+encoder(inputs, torch.tensor([inputs.shape[1]])).softmax(-1)  # in the order above"""
+NOT_PIPELINE = """
+`python -m commands.predict --model FOLDER CLIP` does the same. transformers' pipeline does not:
+{}.
 """
 TEXT = """\
 ---
@@ -30,20 +42,27 @@ tags: [speech-emotion-recognition, audio-classification]
 
 # Emotion in speech, fold {fold}
 
-Tells apart {emotions} in one utterance of English speech, 16 kHz mono.
+Tells apart {emotions} in one utterance of English speech.
 
 ```python
-from transformers import pipeline
-{trim}
-pipeline("audio-classification", "FOLDER")({{"raw": samples, "sampling_rate": 16000}})
+{imports}
+samples, _ = librosa.load("CLIP", sr=16000){trim}
+{call}
 ```
-
+{note}
 **Training.** {protocol}. Actors {trained}.
-**Data.** {data}
-**Figures.** On the {clips} clips of actors {held_out}, none of whom it was trained on:
-accuracy {accuracy}, unweighted average recall {uar}; one of eight by chance is 12.5 %.
-In brackets: 95 % bounds, a t interval over these actors, who are few.
 
+**Data.** {corpus}. {source}
+
+**Figures.** On the {clips} clips of actors {held_out}, none of whom it was trained on; one of eight
+by chance is 12.5 %. Bounds: 95 %, over actors. So few of them say little about others.
+
+| figure | value | from | to |
+|---|---|---|---|
+{figures}
+
+| emotion | clips | recall |
+|---|---|---|
 {recalls}
 
 **Limits.** Acted emotions, two sentences, North American English, few voices. What an actor shows
@@ -51,29 +70,53 @@ is not what a person feels: not for judging people, and untested on children, ot
 noise, telephones and spontaneous speech. Clips of other length or level than the corpus's may be
 misjudged.
 """
+NAMES = {"accuracy": "accuracy", "uar": "unweighted average recall"}
 
 
-def write(predictions: pd.DataFrame, actors: list[int], protocol: str, settings: Params) -> str:
+def write(
+    predictions: pd.DataFrame,
+    actors: list[int],
+    protocol: str,
+    corpus: str,
+    trim_db: float | None,
+    not_pipeline: str | None,
+) -> str:
     """The card, as Markdown.
 
     Args:
         predictions: of the held-out clips, with the columns of predictions.csv.
         actors: that the model was trained on.
         protocol: what was trained, in one line.
+        corpus: a key of `corpus.TITLES`.
+        trim_db: silence is cut off both ends of a clip, dB under the peak; None: it is not.
+        not_pipeline: why transformers' pipeline gives another answer; None if it gives the same.
     """
-    figures, emotions = scoring.bounded(predictions), scoring.by_emotion(predictions)
-    rows = [f"| {row.emotion} | {row.recall:.0%} |" for row in emotions.itertuples()]
+    bounded = scoring.bounded(predictions)
+    figures = [
+        f"| {title} | {bounded[name]:.1%} "
+        f"| {bounded[f'{name}_low']:.1%} | {bounded[f'{name}_high']:.1%} |"
+        if f"{name}_low" in bounded
+        else f"| {title} | {bounded[name]:.1%} | | |"
+        for name, title in NAMES.items()
+    ]
+    recalls = [
+        f"| {row.emotion} | {row.clips} | {row.recall:.0%} |"
+        for row in scoring.by_emotion(predictions).itertuples()
+    ]
     return TEXT.format(
-        licence="cc-by-nc-sa-4.0" if settings.corpus == "ravdess" else "other",
+        licence=LICENCES[corpus],
         fold=predictions["fold"].iloc[0],
         emotions=", ".join(EMOTIONS),
-        trim=TRIM.format(settings.trim_db) if settings.trim_db else "",
+        imports="from pathlib import Path\n\nimport librosa" if not_pipeline else "import librosa",
+        trim=TRIM.format(trim_db) if trim_db else "",
+        call=OWN if not_pipeline else PIPELINE,
+        note=NOT_PIPELINE.format(not_pipeline) if not_pipeline else "",
         protocol=protocol,
         trained=", ".join(map(str, actors)),
-        data=DATA[settings.corpus],
+        corpus=TITLES[corpus],
+        source=SOURCES[corpus],
         clips=len(predictions),
         held_out=", ".join(map(str, sorted(set(predictions["actor"])))),
-        accuracy=scoring.as_text(figures, "accuracy", "{:.1f} %"),
-        uar=scoring.as_text(figures, "uar", "{:.1f} %"),
-        recalls="\n".join(["| emotion | recall |", "|---|---|", *rows]),
+        figures="\n".join(figures),
+        recalls="\n".join(recalls),
     )

@@ -82,7 +82,14 @@ def weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
 
 
-def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes: object) -> Encoder:
+def load(
+    folder: Path,
+    name: str,
+    seed: int,
+    freeze_cnn: bool = True,
+    headless: bool = True,
+    **changes: object,
+) -> Encoder:
     """An encoder under a head for our emotions: the checkpoint's weights, or all weights new if it
     has none. The head is new unless the checkpoint has one for our emotions.
 
@@ -92,6 +99,7 @@ def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes:
         name: what messages call the checkpoint.
         seed: of the new weights.
         freeze_cnn: whether the convolutions stay as they are.
+        headless: whether the weights may lack transformers' own head, which is then made anew.
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
@@ -134,10 +142,11 @@ def load(folder: Path, name: str, seed: int, freeze_cnn: bool = True, **changes:
         for key in report["unexpected_keys"]
         if not any(part in key for part in kind.OTHER_WEIGHTS)
     )
+    new = HEAD if headless else ()
     missing = sorted(
         key
         for key in report["missing_keys"]
-        if not key.startswith(HEAD) and not key.endswith("masked_spec_embed")
+        if not key.startswith(new) and not key.endswith("masked_spec_embed")
     )
     if strange or missing:
         what = f"holds {strange[0]}, which has no place in" if strange else f"lacks {missing[0]} of"

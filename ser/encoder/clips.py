@@ -1,7 +1,7 @@
 """Clips as an encoder takes them: what stays the same in every epoch, stored once,
 memory-mapped."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import datasets
@@ -12,55 +12,101 @@ from datasets import Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
 COLUMNS = Features(
-    {"clip": Value("string"), "length": Value("int32"), "values": List(Value("float32"))}
+    {
+        "clip": Value("string"),
+        "speed": Value("float32"),
+        "length": Value("int32"),
+        "values": List(Value("float32")),
+    }
 )
 
 
-def write(path: Path, clips: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write the Arrow file `path`: clips of a name and values, float32, shape (length,) or (length,
-    channels)."""
+def write(path: Path, clips: Iterable[tuple[str, float, np.ndarray]]) -> None:
+    """Write the Arrow file `path`: clips of a name, a speed and values, float32, shape (length,) or
+    (length, channels). Every clip has the same speeds, one after the other, as it is (1) first."""
     # `save_to_disk` would add a random fingerprint; the bare Arrow file has none, and memory-maps
     # as well.
     with ArrowWriter(features=COLUMNS, path=str(path), writer_batch_size=64) as writer:
-        for name, values in clips:
-            writer.write({"clip": name, "length": len(values), "values": values.ravel()})
+        for name, speed, values in clips:
+            row = {"clip": name, "speed": speed, "length": len(values), "values": values.ravel()}
+            writer.write(row)
         writer.finalize()
 
 
 class Clips:
-    """The clips that `w2v_features` stored, memory-mapped. A clip's number is its row.
+    """The clips that `w2v_features` stored, memory-mapped, or on a GPU.
 
     Attributes:
-        names: of the clips, ascending.
-        lengths: samples or frames of each clip, shape (clips,).
+        names: of the clips, ascending; a clip's number is its place here.
+        speeds: that every clip is stored at; the first is 1.
+        lengths: samples or frames, shape (clips, speeds).
     """
 
     def __init__(self, path: Path):
         """Open the Arrow file `path`."""
-        self.table = datasets.Dataset.from_file(str(path)).with_format("numpy")
-        self.names, self.lengths = list(self.table["clip"]), np.asarray(self.table["length"])
-        channels = len(self.table[0]["values"]) // int(self.lengths[0])
+        table = datasets.Dataset.from_file(str(path))
+        names = table["clip"][:]
+        speeds = table["speed"][:]
+        self.names = list(dict.fromkeys(names))
+        self.speeds = speeds[: len(names) // len(self.names)]
+        lengths = np.asarray(table["length"][:])
+        self.lengths = lengths.reshape(len(self.names), len(self.speeds))
+        # Views of the file, without a copy: a list per row group that was written.
+        self.rows: list[np.ndarray] = []
+        for chunk in table.data.column("values").chunks:
+            ends = chunk.offsets.to_numpy()
+            values = chunk.values.to_numpy(zero_copy_only=True)
+            self.rows += [values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        channels = len(self.rows[0]) // int(lengths[0])
         self.shape = () if channels == 1 else (channels,)
+        self.stored: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move all clips to a GPU if they take at most half of the memory it has left."""
+        size = sum(row.nbytes for row in self.rows)
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 2:
+            return
+        self.keep(device)
+
+    def keep(self, device: torch.device | str) -> None:
+        """Move all clips to a device."""
+        stored = torch.from_numpy(np.concatenate(self.rows)).view(-1, *self.shape)
+        self.stored = stored.to(device)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths.ravel())[:-1]])
 
     def batch(
-        self,
-        numbers: Sequence[int] | np.ndarray,
-        change: Callable[[np.ndarray], np.ndarray] | None = None,
+        self, numbers: Sequence[int] | np.ndarray, speeds: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clips of these numbers as one tensor, shape (batch, longest) or (batch, longest,
-        channels), and their lengths, shape (batch,).
+        """The clips of these numbers as one tensor, padded with zeros, shape (batch, longest) or
+        (batch, longest, channels), where they are stored; and their lengths, shape (batch,), on the
+        CPU.
 
         Args:
-            change: is applied to each clip's values before they are padded.
+            speeds: of each clip the place in `speeds`; None: all as they are.
         """
-        values = [self.table[int(number)]["values"].reshape(-1, *self.shape) for number in numbers]
-        if change:
-            values = [change(clip) for clip in values]
-        lengths = torch.tensor([len(clip) for clip in values])
-        clips = torch.zeros(len(values), int(lengths.max()), *values[0].shape[1:])
-        for row, clip in enumerate(values):
-            clips.numpy()[row, : len(clip)] = clip
+        numbers = np.asarray(numbers)
+        speeds = np.zeros(len(numbers), int) if speeds is None else speeds
+        rows = numbers * len(self.speeds) + speeds
+        lengths = torch.from_numpy(self.lengths[numbers, speeds].astype(np.int64))
+        if self.stored is not None:
+            places = torch.arange(int(lengths.max()))
+            own = places < lengths[:, None]
+            places = torch.where(own, torch.from_numpy(self.starts[rows])[:, None] + places, 0)
+            device = self.stored.device
+            own, places = (send(tensor, device) for tensor in (own, places))
+            clips = self.stored[places]
+            return clips.masked_fill_(~own.view(*own.shape, *(1 for _ in self.shape)), 0), lengths
+        clips = torch.zeros(len(rows), int(lengths.max()), *self.shape)
+        for place, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
+            clips.numpy()[place, :length] = self.rows[row].reshape(-1, *self.shape)
         return clips, lengths
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`, without waiting for what a GPU is still doing."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def respeed(samples: np.ndarray, factor: float) -> np.ndarray:

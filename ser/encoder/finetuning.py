@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from ser import params
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, device
+from ser.encoder import checkpoint, device, draws
 from ser.encoder.clips import Clips
 from ser.encoder.families.encoder import Encoder
-from ser.encoder.layers import Dropout
+from ser.encoder.head import LayersHead
 from ser.encoder.training import Training
 from ser.run import code, state
 from ser.run.errors import UserError
@@ -25,7 +24,7 @@ FOLDS = Path("data/folds.csv")
 
 
 def for_training(folder: Path, settings: params.Params) -> Encoder:
-    """The encoder, regularised and frozen as the params say."""
+    """The encoder under a head, regularised and frozen as the params say."""
     config, _ = checkpoint.read_config(folder, settings.checkpoint)
     changes, notes = checkpoint.family(config).regularisation(settings)
     for note in notes:
@@ -35,13 +34,17 @@ def for_training(folder: Path, settings: params.Params) -> Encoder:
         settings.checkpoint,
         settings.seed,
         settings.freeze_cnn,
+        headless=True,
         trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
         use_weighted_layer_sum=settings.weighted_layer_sum,
         **changes,
     )
-    for module in encoder.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = Dropout
+    if settings.head == "layers":
+        for parameter in encoder.parameters_of_head():
+            parameter.requires_grad_(False)
+        encoder.head = LayersHead(len(encoder.layers), encoder.width, settings.head_dropout)
+    encoder.head_dropout.p = settings.head_dropout
+    encoder.draws = draws.replace_dropout(encoder)
     encoder.freeze(settings.frozen_layers)
     return encoder
 
@@ -87,8 +90,8 @@ def prepare(settings: params.Params, fold: int, inner: bool) -> tuple[Training, 
 
 
 def most_processes(settings: params.Params) -> int:
-    """How many processes a training keeps busy: they share a step's micro-batches."""
-    return -(-settings.batch_size // settings.micro_batch)
+    """How many processes a training keeps busy: they share the clips of a step."""
+    return settings.batch_size
 
 
 def saved_state(settings: params.Params, training: Training) -> state.Store:
@@ -142,10 +145,15 @@ def protocol(settings: params.Params) -> str:
     chosen = "last epoch"
     if settings.select == "inner":
         chosen = "best epoch on an inner fold of training actors"
+    heads = {
+        "mean": "",
+        "layers": ", head over all layers"
+        + ("" if settings.head_probe is None else " from a probe"),
+    }
     trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""
     return (
         f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, "
-        f"{settings.schedule}, lr {settings.lr:g}, {chosen}"
+        f"{settings.schedule}, lr {settings.lr:g}{heads[settings.head]}, {chosen}"
     )
 
 
@@ -156,7 +164,8 @@ def inputs(clips: Iterable[str]) -> Iterator[bytes]:
         yield file.read_bytes()
     store = Clips(FEATURES)
     for number in np.flatnonzero(np.isin(store.names, list(clips))):
-        yield store.table[int(number)]["values"].tobytes()
+        for row in range(number * len(store.speeds), (number + 1) * len(store.speeds)):
+            yield store.rows[row].tobytes()
 
 
 def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:

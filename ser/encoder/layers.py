@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -39,21 +38,3 @@ def attention_mask(*arguments: Any, **options: Any) -> torch.Tensor | None:
 ATTENTION = "products_on_cpu"  # what configurations call it
 transformers.AttentionInterface.register(ATTENTION, attention)
 transformers.AttentionMaskInterface.register(ATTENTION, attention_mask)
-
-
-class Dropout(nn.Dropout):
-    """torch's dropout, but on CPUs with random bytes from NumPy's global generator: torch's own
-    draws take a twelfth of a training.
-
-    The rate is rounded to 1/256.
-    """
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` with a share `p` of them zero and the others that much larger, when training."""
-        dropped = min(round(256 * self.p), 255)
-        if values.device.type != "cpu" or not self.training or not dropped:
-            return super().forward(values)
-        drawn = torch.frombuffer(
-            bytearray(np.random.bytes(values.numel())), dtype=torch.uint8
-        ).view(values.shape)
-        return values * (drawn >= dropped) * (256 / (256 - dropped))

@@ -9,27 +9,31 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from scipy.special import softmax
 from sklearn.metrics import log_loss, recall_score
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from ser.corpus import EMOTIONS
 from ser.encoder import schedule
-from ser.encoder.clips import Clips, respeed
-from ser.encoder.families.encoder import HEAD, Encoder
+from ser.encoder.clips import Clips, send
+from ser.encoder.families.encoder import Encoder
 from ser.params import Params
 from ser.run.errors import UserError
 
 
-def make_optimizer(classifier: Encoder, settings: Params) -> torch.optim.AdamW:
-    """AdamW with a learning rate of its own for the head, and weight decay of matrices and kernels
-    only."""
-    groups: dict[tuple[float, float], list] = {}
-    for name, parameter in classifier.named_parameters():  # its CNN stands beside its model
+def make_optimizer(encoder: Encoder, settings: Params) -> torch.optim.AdamW:
+    """AdamW with a learning rate of its own for the head, lower ones for lower layers, and weight
+    decay of matrices and kernels only."""
+    head, depths = set(encoder.parameters_of_head()), encoder.depths()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in encoder.parameters():
         if parameter.requires_grad:
-            lr = settings.head_lr if name.removeprefix("model.").startswith(HEAD) else settings.lr
+            lr = settings.lr * settings.layer_decay ** depths[parameter]
+            lr = settings.head_lr if parameter in head else lr
             decay = settings.weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     options = [
@@ -46,7 +50,7 @@ def uar(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 class Training:
-    """A classifier on its way through all steps of its schedule.
+    """An encoder and its head on their way through all steps of a schedule.
 
     Attributes:
         steps: of each optimizer step, the places in `numbers` of its clips.
@@ -58,7 +62,7 @@ class Training:
 
     def __init__(
         self,
-        classifier: Encoder,
+        encoder: Encoder,
         clips: Clips,
         labels: np.ndarray,
         numbers: np.ndarray,
@@ -70,7 +74,7 @@ class Training:
         """Make everything ready for the first step.
 
         Args:
-            classifier: trained in place.
+            encoder: trained in place.
             labels: index in EMOTIONS of every clip in `clips`.
             numbers: of the clips to train on.
             inner: numbers of clips of other training actors, whose UAR chooses the epoch that
@@ -80,16 +84,13 @@ class Training:
         Raises:
             UserError: SpecAugment's spans are longer than the shortest clip.
         """
-        shortest = torch.tensor(clips.lengths[numbers].min())
-        if settings.speed:  # samples are stored
-            shortest = torch.tensor(len(classifier.prepare(np.zeros(int(shortest), np.float32))))
-        shortest = classifier.frames(shortest)
-        if settings.mask_time_prob and settings.mask_time_length > shortest / (1 + settings.speed):
+        shortest = int(encoder.frames(torch.tensor(clips.lengths[numbers].min())))
+        if settings.mask_time_prob and settings.mask_time_length > shortest:
             raise UserError(
                 f"mask_time_length = {settings.mask_time_length}: "
-                f"the shortest clip has {int(shortest)} frames"
+                f"the shortest clip has {shortest} frames"
             )
-        self.classifier, self.clips, self.labels = classifier, clips, labels
+        self.encoder, self.clips, self.labels = encoder, clips, labels
         self.numbers, self.inner = numbers, inner
         self.settings, self.fold, self.accelerator = settings, fold, accelerator
         self.steps = schedule.batches(
@@ -107,14 +108,18 @@ class Training:
         self.best: dict[str, torch.Tensor] = {}
 
         device = accelerator.device
-        classifier.to(device).train()
+        encoder.to(device).train()
+        clips.to(device)
+        # Found to be the fastest on CPUs; on a GPU, the larger the faster.
+        fastest = 8 if device.type == "cpu" else settings.batch_size
+        self.micro_batch = settings.micro_batch or fastest
         self.trained = {
             name: parameter
-            for name, parameter in classifier.named_parameters()
+            for name, parameter in encoder.named_parameters()
             if parameter.requires_grad
         }
         # Any: optimizers take `found_inf`, and these schedules have `lr_lambdas`, unknown to types.
-        self.optimizer: Any = make_optimizer(classifier, settings)
+        self.optimizer: Any = make_optimizer(encoder, settings)
         self.scheduler: Any = schedule.learning_rate(
             self.optimizer, settings.schedule, self.steps, settings.warmup, settings.decay_start
         )
@@ -128,14 +133,20 @@ class Training:
         balance = np.ones(len(EMOTIONS))
         if settings.class_weights:
             balance = len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts)
+        self.balance = balance.astype(np.float32)
         self.weight = torch.tensor(balance, dtype=torch.float32, device=device)
+        self.truth = torch.tensor(labels, device=device)
+        # The mean of the weights after each of the last steps, and of how many.
+        self.mean: dict[str, torch.Tensor] = {}
+        self.averaged = 0
 
     def advance(self) -> None:
         """Take one optimizer step; after one that ends an epoch, score the inner clips."""
+        if not self.done and self.encoder.head is not None:
+            self.fit_head()
         step = self.done
         end, batch = self.ends[step], self.numbers[self.steps[step]]
-        self.optimizer.zero_grad()
-        self.add_gradients(batch, self.seen[end - len(batch) : end])
+        self.add_gradients(batch, range(end - len(batch), end))
         trained = self.trained.values()
         gradients = [grad for parameter in trained if (grad := parameter.grad) is not None]
         self.norms[step] = norm = torch.nn.utils.get_total_norm(gradients)
@@ -148,6 +159,8 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         self.done += 1
+        if self.done > len(self.steps) - round(self.settings.average * len(self.steps)):
+            self.add_to_mean()
         before, now = (end - len(batch)) // len(self.numbers), end // len(self.numbers)
         if len(self.inner) and now > before:
             self.settle()
@@ -165,14 +178,14 @@ class Training:
         seen = self.accelerator.reduce(self.seen[start:end], "sum")
         self.seen[start:end] = seen
         seen, norms = seen.cpu().numpy(), self.norms[first : self.done].tolist()
-        weight, rows = self.weight.cpu().numpy(), []
+        rows = []
         for step in range(first, self.done):
             truth = self.labels[self.numbers[self.steps[step]]]
             loss, predicted = seen[self.ends[step] - len(truth) - start : self.ends[step] - start].T
             rows.append({
                 "step": step + 1,
                 "epoch": self.ends[step] / len(self.numbers),
-                "loss": float(np.average(loss, weights=weight[truth])),
+                "loss": float(np.average(loss, weights=self.balance[truth])),
                 "accuracy": float((predicted == truth).mean()),
                 "lr": self.settings.lr * self.scheduler.lr_lambdas[0](step),
                 "grad_norm": norms[step - first],
@@ -185,40 +198,50 @@ class Training:
                 )
         self.curve += rows
 
-    def add_gradients(self, batch: np.ndarray, seen: torch.Tensor) -> None:
+    def add_gradients(self, batch: np.ndarray, turns: range) -> None:
         """Add the gradient of the batch's mean loss to every trained parameter; put each clip's
-        loss and prediction into `seen`, shape (n, 2), in one of the processes.
+        loss and prediction into `seen`, in one of the processes.
 
-        Sorted by length, the batch falls into micro-batches that need little padding, and that the
-        processes share out. Each has a seed of its own for dropout and SpecAugment: the outcome
+        Every clip has a generator of its own, for its speed, dropout and SpecAugment: what is drawn
         does not depend on what was drawn before (a resumed run equals an uninterrupted one), nor,
-        but for rounding, on the number of processes.
+        but for rounding, on micro-batches and processes. Two regularisations are torch's own and
+        draw once per micro-batch: `attention_dropout` and `layerdrop`.
+
+        Args:
+            turns: places of the batch's clips among all that training sees.
         """
-        accelerator, device = self.accelerator, self.accelerator.device
-        order = np.argsort(self.clips.lengths[batch], kind="stable")
-        parts = np.array_split(order, -(-len(batch) // self.settings.micro_batch))
-        truth = torch.from_numpy(self.labels[batch]).to(device)
-        total = self.weight[truth].sum()
-        for number, part in list(enumerate(parts))[
-            accelerator.process_index :: accelerator.num_processes
-        ]:
-            seed = np.random.SeedSequence([self.settings.seed, self.fold, self.done, number])
-            set_seed(int(seed.generate_state(1)[0]))
-            inputs, lengths = self.clips.batch(batch[part], self.change(self.settings.speed))
-            with accelerator.autocast():
-                logits = self.classifier(inputs.to(device), lengths).float()
-            losses = cross_entropy(
-                logits,
-                truth[part],
-                self.weight,
-                reduction="none",
-                label_smoothing=self.settings.label_smoothing,
-            )
-            (losses.sum() / total).backward()
-            logits = logits.detach()
-            seen[part] = torch.stack(
-                [cross_entropy(logits, truth[part], reduction="none"), logits.argmax(-1)], dim=1
-            )
+        accelerator, settings = self.accelerator, self.settings
+        device = accelerator.device
+        total = float(self.balance[self.labels[batch]].sum())
+
+        def own_share() -> None:
+            self.optimizer.zero_grad()
+            generators = [np.random.default_rng([settings.seed, self.fold, turn]) for turn in turns]
+            speeds = np.array([each.integers(len(self.clips.speeds)) for each in generators])
+            seeds = [int(each.integers(2**63)) for each in generators]
+            for part in self.share(self.clips.lengths[batch, speeds]):
+                inputs, lengths = self.clips.batch(batch[part], speeds[part])
+                drawing = [generators[place] for place in part]
+                self.encoder.draws.begin(drawing, self.encoder.frames(lengths), device)
+                torch.manual_seed(seeds[part[0]])
+                truth = self.truth[send(torch.from_numpy(batch[part]), device)]
+                with accelerator.autocast():
+                    logits = self.encoder(send(inputs, device), lengths).float()
+                losses = cross_entropy(
+                    logits,
+                    truth,
+                    self.weight,
+                    reduction="none",
+                    label_smoothing=settings.label_smoothing,
+                )
+                (losses.sum() / total).backward()
+                logits = logits.detach()
+                self.seen[send(torch.from_numpy(part + turns.start), device)] = torch.stack(
+                    [cross_entropy(logits, truth, reduction="none"), logits.argmax(-1)], dim=1
+                )
+            self.encoder.draws.end()
+
+        self.in_memory(own_share)
         if accelerator.num_processes > 1:
             gradients = []
             for parameter in self.trained.values():
@@ -228,36 +251,80 @@ class Training:
             flat = accelerator.reduce(parameters_to_vector(gradients), "sum")
             vector_to_parameters(flat, gradients)
 
-    def change(self, speed: float) -> Callable[[np.ndarray], np.ndarray] | None:
-        """What makes an input for the encoder of a stored clip, played faster or slower by up to a
-        share `speed`, drawn from NumPy's global generator; None where inputs are stored."""
+    def share(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """This process's micro-batches of clips of these lengths: places of clips of about the same
+        length, that need little padding."""
+        accelerator = self.accelerator
+        order = np.argsort(lengths, kind="stable")
+        own = order[accelerator.process_index :: accelerator.num_processes]
+        return np.array_split(own, -(-len(own) // self.micro_batch)) if len(own) else []
 
-        def prepare(samples: np.ndarray) -> np.ndarray:
-            if speed:
-                samples = respeed(samples, (1 + speed) ** np.random.uniform(-1, 1))
-            return self.classifier.prepare(samples)
-
-        return prepare if self.settings.speed else None
+    def in_memory(self, function: Callable[[], None]) -> None:
+        """Call `function`, which works on micro-batches; should the memory not suffice, with
+        smaller ones, from here on."""
+        while True:
+            try:
+                return function()
+            except RuntimeError as error:
+                if self.micro_batch == 1 or not should_reduce_batch_size(error):
+                    raise
+            clear_device_cache(garbage_collection=True)
+            self.micro_batch //= 2
 
     @torch.inference_mode()
+    def over_clips(self, numbers: np.ndarray, width: int, function: Callable) -> np.ndarray:
+        """What `function` makes of inputs and lengths of these clips, as they are, in float32,
+        shape (clips, width); nothing is random in it."""
+        device = self.accelerator.device
+        made = torch.zeros(len(numbers), width, device=device)
+
+        def own_share() -> None:
+            for part in self.share(self.clips.lengths[numbers, 0]):
+                inputs, lengths = self.clips.batch(numbers[part])
+                places = send(torch.from_numpy(part), device)
+                made[places] = function(send(inputs, device), lengths)
+
+        self.encoder.eval()
+        self.in_memory(own_share)
+        self.encoder.train()
+        return self.accelerator.reduce(made, "sum").cpu().numpy()
+
+    def fit_head(self) -> None:
+        """Start the head with a probe of the encoder as it is, on the training clips; or only
+        standardise what it looks at, if it is to start at random."""
+        head = self.encoder.head
+        pooled = self.over_clips(
+            self.numbers,
+            head.linear.in_features,
+            lambda *batch: head.pool(self.encoder.hidden_states(*batch)),
+        )
+        head.fit(pooled, self.labels[self.numbers], self.settings.head_probe)
+
+    @torch.no_grad()
+    def add_to_mean(self) -> None:
+        """Take the weights as they are into the mean over the last steps."""
+        if not self.averaged:
+            self.mean = {name: weight.detach().clone() for name, weight in self.trained.items()}
+        else:
+            average = get_swa_multi_avg_fn()
+            average(list(self.mean.values()), list(self.trained.values()), self.averaged)
+        self.averaged += 1
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights that count at this point: the mean over the last steps, if it has begun."""
+        return self.mean or {name: weight.detach() for name, weight in self.trained.items()}
+
     def probabilities(self, numbers: np.ndarray) -> np.ndarray:
         """Probabilities of the emotions for these clips, shape (n, 8), float64, from float32
         logits whatever training uses."""
-        accelerator, device = self.accelerator, self.accelerator.device
-        order = np.argsort(self.clips.lengths[numbers], kind="stable")
-        parts = np.array_split(order, -(-len(order) // self.settings.micro_batch))
-        logits = torch.zeros(len(numbers), len(EMOTIONS), device=device)
-        self.classifier.eval()
-        for part in parts[accelerator.process_index :: accelerator.num_processes]:
-            inputs, lengths = self.clips.batch(numbers[part], self.change(0.0))
-            logits[part] = self.classifier(inputs.to(device), lengths)
-        self.classifier.train()
-        # NumPy's float64: not every device has one.
-        return softmax(accelerator.reduce(logits, "sum").cpu().numpy().astype(float), axis=1)
+        logits = self.over_clips(numbers, len(EMOTIONS), self.encoder)
+        return softmax(logits.astype(float), axis=1)  # not every device has float64
 
     def score_inner(self, epochs: Iterable[int]) -> None:
         """Score the inner clips for the epochs that have just ended, more than one if a batch is
         longer than an epoch; keep the weights if their UAR is the highest so far."""
+        latest = {name: weight.detach().clone() for name, weight in self.trained.items()}
+        self.put(self.mean)
         probabilities, truth = self.probabilities(self.inner), self.labels[self.inner]
         predicted = probabilities.argmax(axis=1)
         scores = {
@@ -267,14 +334,16 @@ class Training:
         }
         if scores["inner_uar"] > max((row["inner_uar"] for row in self.inner_scores), default=-1):
             self.best = {
-                name: parameter.detach().cpu().clone() for name, parameter in self.trained.items()
+                name: weight.to("cpu", copy=True) for name, weight in self.weights().items()
             }
+        self.put(latest)
         self.inner_scores += [{"epoch": epoch, **scores} for epoch in epochs]
 
     def finish(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Put the chosen epoch's weights in place; return the tables curve.csv and epochs.csv."""
+        """Put the weights that count in place, the chosen epoch's or the last; return the tables
+        curve.csv and epochs.csv."""
         self.settle()
-        self.put(self.best)
+        self.put(self.best or self.weights())
         order, seen = np.concatenate(self.steps), self.seen.cpu().numpy()
         epochs = []
         for epoch in range(self.settings.epochs):
@@ -308,6 +377,10 @@ class Training:
             "curve": self.curve,
             "seen": self.seen,
             "norms": self.norms,
+            "micro_batch": self.micro_batch,
+            "mean": self.mean,
+            "averaged": self.averaged,
+            "head": self.encoder.head.state_dict() if self.encoder.head is not None else {},
             "inner_scores": self.inner_scores,
             "best": self.best,
         }
@@ -320,4 +393,9 @@ class Training:
         self.done, self.curve = state["done"], state["curve"]
         self.seen.copy_(state["seen"])
         self.norms.copy_(state["norms"])
+        self.micro_batch = state["micro_batch"]
+        self.averaged = state["averaged"]
+        self.mean = {name: weight.to(self.seen.device) for name, weight in state["mean"].items()}
+        if self.encoder.head is not None:
+            self.encoder.head.load_state_dict(state["head"])
         self.inner_scores, self.best = state["inner_scores"], state["best"]

@@ -64,8 +64,7 @@ def limit(processes: int, most: int) -> None:
     """
     if processes > most:
         raise UserError(
-            f"{processes} processes for {most} micro-batches a step; batch_size is kept: "
-            "lower micro_batch, or start fewer"
+            f"{processes} processes for the {most} clips of a step; batch_size is kept: start fewer"
         )
 
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import nn
-from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from ser import audio
 from ser.encoder import layers
@@ -16,6 +16,7 @@ from ser.run.errors import UserError
 
 # The parts of transformers' classifiers that sit on the encoder: new in a pretrained checkpoint.
 HEAD = ("projector.", "classifier.", "layer_weights")
+HEAD_FILE = "head.safetensors"  # in a model's folder: another head than transformers' own
 
 
 class HiddenStates(NamedTuple):
@@ -36,8 +37,10 @@ class HiddenStates(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """An encoder under transformers' own head for our emotions, with an exact way to batch: what
-    comes out for a clip does not depend on what it is batched with.
+    """An encoder under a head for our emotions, with an exact way to batch: what comes out for a
+    clip does not depend on what it is batched with.
+
+    The head is transformers' own, or one in `head`.
 
     A family of encoders is a subclass, in a file of its own; `checkpoint.FAMILIES` lists them. It
     takes clips as *inputs*: what stays the same for a clip in every epoch, computed by `prepare`
@@ -48,9 +51,15 @@ class Encoder(nn.Module):
         OTHER_WEIGHTS: parts of the names of tensors that checkpoints hold beside the encoder: heads
             of pretraining and of speech recognition.
         LEFT_OUT: beginnings of names of tensors that are not even copied from a checkpoint.
+        OTHER_PIPELINE: why transformers' pipeline gives other answers than this class with
+            transformers' own head; None if it gives the same.
         model: transformers' model for audio classification.
         layers: its transformer layers, in order.
-        below: modules and parameters that come before the layers, but for the CNN.
+        cnn: the convolutions, where they see the clip itself and can be skipped; else None.
+        below: modules and parameters that come before the layers, but for `cnn`.
+        head: makes logits of hidden states in place of transformers' own head; None: that one does.
+        head_dropout: before the last layer of transformers' own head.
+        draws: what is random in training, see ser/encoder/draws.py; None: nothing is.
         width: channels of a hidden state.
         shortest, longest: samples that a clip may have; `longest` is None where there is no limit.
     """
@@ -58,6 +67,7 @@ class Encoder(nn.Module):
     TYPES: ClassVar[tuple[str, ...]]
     OTHER_WEIGHTS: ClassVar[tuple[str, ...]]
     LEFT_OUT: ClassVar[tuple[str, ...]] = ()
+    OTHER_PIPELINE: ClassVar[str | None] = None
 
     model: Any  # transformers' own: its parts are known at run time only
     layers: list[nn.Module]
@@ -83,6 +93,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.extractor, self.name = model, extractor, name
         self.freeze_cnn = freeze_cnn
+        self.cnn: Any = None
+        self.head: Any = None
+        self.head_dropout = nn.Dropout(0.0)
+        self.draws: Any = None
         self.width = model.config.hidden_size
         if model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(layers.ATTENTION)
@@ -96,14 +110,6 @@ class Encoder(nn.Module):
     @staticmethod
     def start(model: Any) -> None:
         """Improve on transformers' random weights of a model to be trained from scratch."""
-
-    @staticmethod
-    def check_speed(settings: Params) -> None:
-        """Refuse a `speed` that does not go with what is stored of each clip.
-
-        Raises:
-            UserError: it does not.
-        """
 
     @staticmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
@@ -160,14 +166,17 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits of the emotions by transformers' own head, shape (batch, 8): a projection, the
-        mean over frames, a linear layer. Arguments as of `hidden_states`."""
+        """Logits of the emotions, shape (batch, 8), by `head`, or by transformers' own: a
+        projection, the mean over frames, a linear layer. Arguments as of `hidden_states`."""
         states = self.hidden_states(inputs, lengths)
+        if self.head is not None:
+            return self.head(states)
         hidden = states.last
         if self.model.config.use_weighted_layer_sum:
             shares = self.model.layer_weights.softmax(-1)
             hidden = sum(share * layer for share, layer in zip(shares, states.layers, strict=True))
-        return self.model.classifier(mean(self.model.projector(hidden), states.mask))
+        pooled = mean(self.model.projector(hidden), states.mask)
+        return self.model.classifier(self.head_dropout(pooled))
 
     def freeze(self, count: int) -> None:
         """Keep the first `count` layers, and what lies below, as they are.
@@ -186,9 +195,41 @@ class Encoder(nn.Module):
             for part in (*self.below, *self.layers[:count]):
                 part.requires_grad_(False)
 
+    def parameters_of_head(self) -> list[nn.Parameter]:
+        """The parameters of the head that is used."""
+        if self.head is not None:
+            return list(self.head.parameters())
+        named = self.model.named_parameters()
+        return [parameter for name, parameter in named if name.startswith(HEAD)]
+
+    def depths(self) -> dict[nn.Parameter, int]:
+        """How many transformer layers stand between each parameter and the head."""
+        depths = dict.fromkeys(self.parameters(), 0)
+        for part in self.below if self.cnn is None else (*self.below, self.cnn):
+            parameters = [part] if isinstance(part, nn.Parameter) else part.parameters()
+            depths.update(dict.fromkeys(parameters, len(self.layers)))
+        for number, layer in enumerate(self.layers):
+            depths.update(dict.fromkeys(layer.parameters(), len(self.layers) - 1 - number))
+        return depths
+
+    @property
+    def not_pipeline(self) -> str | None:
+        """Why transformers' pipeline gives another answer for a saved model than this class; None
+        if it gives the same."""
+        if self.head is not None:
+            return "it does not know a head that looks at all layers"
+        return self.OTHER_PIPELINE
+
     def save(self, folder: Path) -> None:
-        """Write the model, and what prepares its input, as transformers' own."""
-        self.model.save_pretrained(folder)
+        """Write the model, and what prepares its input, as transformers' own; and `head` beside
+        them, in HEAD_FILE, in place of transformers' own head."""
+        if self.head is None:
+            self.model.save_pretrained(folder)
+        else:
+            state = self.model.state_dict()
+            encoder = {name: state[name] for name in state if not name.startswith(HEAD)}
+            self.model.save_pretrained(folder, state_dict=encoder)
+            save_file(self.head.state_dict(), folder / HEAD_FILE)
         self.extractor.save_pretrained(folder)
 
 
@@ -212,22 +253,3 @@ def mean_and_deviation(
     centre = mean(values, mask)
     variance = mean((values - centre[:, None]).square(), mask)
     return centre, variance.clamp(min=1e-12).sqrt()
-
-
-def spans(
-    lengths: torch.Tensor, places: int, share: float, length: int, least: int
-) -> torch.Tensor:
-    """Places that SpecAugment hides, True, shape (batch, places), drawn from NumPy's global
-    generator.
-
-    Args:
-        lengths: places of each clip, on the CPU; nothing behind them is hidden.
-        share: of a clip's places, about.
-        length: of a span, in places.
-        least: spans in a clip.
-
-    Source: Park et al. (2019), "SpecAugment"; the draws are transformers'.
-    """
-    own: Any = torch.arange(places) < lengths[:, None]
-    drawn = _compute_mask_indices((len(lengths), places), share, length, own, least)
-    return torch.from_numpy(drawn)

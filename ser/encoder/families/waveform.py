@@ -56,6 +56,8 @@ class Waveform(Encoder):
         self.frames_of = model._get_feat_extract_output_lengths  # samples to frames
         self.layers = list(base.encoder.layers)
         self.below = [base.feature_projection, base.encoder.pos_conv_embed]
+        if not model.config.do_stable_layer_norm:
+            self.below.append(base.encoder.layer_norm)
         if hasattr(base, "masked_spec_embed"):
             self.below.append(base.masked_spec_embed)
         self.shortest = next(n for n in range(1, audio.SAMPLE_RATE) if self.frames_of(n) > 0)
@@ -82,16 +84,7 @@ class Waveform(Encoder):
             first.weight.data.copy_(filter_bank(channels, taps))
 
     @staticmethod
-    def check_speed(settings: Params) -> None:
-        if settings.speed and settings.freeze_cnn:
-            raise UserError(
-                f"speed = {settings.speed}: needs freeze_cnn: false, since a frozen CNN sees each "
-                "clip only once"
-            )
-
-    @classmethod
-    def regularisation(cls, settings: Params) -> tuple[dict[str, object], list[str]]:
-        cls.check_speed(settings)
+    def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
         if settings.layerdrop and settings.weighted_layer_sum:
             raise UserError(
                 f"layerdrop = {settings.layerdrop}: not with weighted_layer_sum: true, "
@@ -146,14 +139,12 @@ class Waveform(Encoder):
     ) -> torch.Tensor:
         """SpecAugment as transformers does it, in place of its own, which makes a GPU wait."""
         base, config = self.model.base_model, self.model.config
-        if not (self.training and config.apply_spec_augment):
+        if not (self.training and self.draws and config.apply_spec_augment):
             return hidden
-        _, frames, width = hidden.shape
         lengths = self.lengths.cpu()
         if config.mask_time_prob:
-            hidden_frames = encoder.spans(
+            hidden_frames = self.draws.spans(
                 lengths,
-                frames,
                 config.mask_time_prob,
                 config.mask_time_length,
                 config.mask_time_min_masks,
@@ -161,9 +152,8 @@ class Waveform(Encoder):
             embedding = base.masked_spec_embed.to(hidden.dtype)
             hidden = torch.where(hidden_frames[..., None], embedding, hidden)
         if config.mask_feature_prob:
-            hidden_channels = encoder.spans(
-                torch.full_like(lengths, width),
-                width,
+            hidden_channels = self.draws.spans(
+                torch.full_like(lengths, hidden.shape[2]),
                 config.mask_feature_prob,
                 config.mask_feature_length,
                 config.mask_feature_min_masks,

@@ -29,6 +29,7 @@ class Whisper(Encoder):
     TYPES = ("whisper",)
     LEFT_OUT = ("model.decoder.", "decoder.", "proj_out.")
     OTHER_WEIGHTS = LEFT_OUT
+    OTHER_PIPELINE = "it pads every clip to 30 s"
 
     def __init__(self, model: Any, extractor: Any, name: str, freeze_cnn: bool):
         super().__init__(model, extractor, name, freeze_cnn)
@@ -88,7 +89,7 @@ class Whisper(Encoder):
         base = self.model.encoder
         lengths = lengths.cpu()
         inputs = inputs[:, : int(lengths.max())]
-        if self.training and self.model.config.apply_spec_augment:
+        if self.training and self.draws and self.model.config.apply_spec_augment:
             inputs = self.hide(inputs, lengths)
         hidden = gelu(base.conv1(inputs.transpose(1, 2)))
         hidden = hidden.masked_fill(~encoder.mask_of(lengths, inputs.device)[:, None], 0)
@@ -108,9 +109,8 @@ class Whisper(Encoder):
         models were trained with; zero is about the mean of speech there."""
         config, frames = self.model.config, self.frames(lengths)
         if config.mask_time_prob:
-            spans = encoder.spans(
+            spans = self.draws.spans(
                 frames,
-                int(frames.max()),
                 config.mask_time_prob,
                 config.mask_time_length,
                 config.mask_time_min_masks,
@@ -118,9 +118,8 @@ class Whisper(Encoder):
             inputs = inputs.masked_fill(spans.to(inputs.device, non_blocking=True), 0)
         if config.mask_feature_prob:
             mels = inputs.shape[2]
-            spans = encoder.spans(
+            spans = self.draws.spans(
                 torch.full_like(lengths, mels),
-                mels,
                 config.mask_feature_prob,
                 config.mask_feature_length,
                 config.mask_feature_min_masks,

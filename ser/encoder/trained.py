@@ -1,0 +1,33 @@
+"""Fine-tuned models, with the head that they were trained with."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+
+from ser.encoder import checkpoint
+from ser.encoder.families.encoder import HEAD_FILE, Encoder
+from ser.encoder.head import LayersHead
+from ser.run.errors import UserError
+
+
+def load(folder: Path) -> Encoder:
+    """The model that `Encoder.save` wrote into `folder`, ready to predict: with everything that is
+    random in training off.
+
+    Raises:
+        UserError: there is none, it has no head for our emotions, or it does not load.
+    """
+    head = folder / HEAD_FILE
+    if not (folder / "config.json").exists() or checkpoint.weights(folder) is None:
+        raise UserError(f"{folder}: no model there")
+    encoder = checkpoint.load(folder, str(folder), seed=0, headless=head.exists())
+    if head.exists():
+        encoder.head = LayersHead(len(encoder.layers), encoder.width)
+        try:
+            load_model(encoder.head, head)
+        except (RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{head}: does not load: {' '.join(str(error).split())[:200]}"
+            ) from None
+    return encoder.eval()
