@@ -90,7 +90,7 @@ def ours(folder: Path, options: argparse.Namespace) -> dict:
     began = time.perf_counter()
     arrow = folder / "clips.arrow"
     encoder = checkpoint.load(folder / "checkpoint", "random", 0)
-    write(arrow, ((f"{number:04}", encoder.prepare(clip)) for number, clip in enumerate(samples)))
+    write(arrow, ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples)))
     cached = time.perf_counter() - began
     classifier = finetuning.for_training(folder / "checkpoint", settings)
     clips = Clips(arrow)
