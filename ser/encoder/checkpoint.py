@@ -153,6 +153,9 @@ def load(
         raise UserError(
             f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently"
         )
+    if "layer_weights" in report["missing_keys"]:
+        # transformers (5.23) leaves them as the memory was.
+        model.layer_weights.data.fill_(1 / len(model.layer_weights))
     return kind(model, extractor, name, freeze_cnn)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import workplace
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio
@@ -60,6 +60,24 @@ def test_one_step(tmp_path, architecture, freeze_cnn, capsys):
     assert not any("embed_positions" in key for key in moved)
     note = capsys.readouterr().err
     assert ("dropout = 0.1: ignored; Whisper" in note) == (architecture == "whisper")
+
+
+@pytest.mark.parametrize("architecture", [*Waveform.TYPES, "whisper"])
+def test_new_weights_are_drawn_from_the_seed(tmp_path, architecture):
+    """transformers leaves one as the memory was: the shares of a mix of layers."""
+    write(tmp_path / "c", architecture)
+    weights = load_file(tmp_path / "c/model.safetensors")
+    kept = {key: weights[key] for key in weights if not key.endswith("masked_spec_embed")}
+    save_file(kept, tmp_path / "c/model.safetensors", {"format": "pt"})
+    loaded = []
+    for _ in range(3):
+        junk = [torch.full((n,), -7.0) for n in (3, 16) for _ in range(200)]
+        del junk
+        loaded.append(checkpoint.load(tmp_path / "c", "c", 3, use_weighted_layer_sum=True))
+    assert torch.equal(loaded[0].model.layer_weights, torch.full((3,), 1 / 3))
+    for other in loaded[1:]:
+        for (name, one), two in zip(loaded[0].named_parameters(), other.parameters(), strict=True):
+            assert torch.equal(one, two), name
 
 
 @pytest.mark.parametrize(
