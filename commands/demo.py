@@ -38,7 +38,7 @@ NEXT = """
 These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing
 about human speech.
 
-Pictures        demo/svm_confusion.png, demo/w2v_confusion.png
+Pictures        demo/*_confusion.png
 Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
                 dvc exp run -S lr=1e-3
 On to RAVDESS   make repro

@@ -12,6 +12,8 @@ import pytest
 from conftest import Project
 from dvc.api import DVCFileSystem
 
+from ser import scoring
+
 
 def shrink(project: Project) -> None:
     """Make the demo a matter of seconds, and commit that."""
@@ -44,21 +46,21 @@ def test_demo(project):
     assert project.run("git", "status", "--porcelain").stdout == before
     experiment = DVCFileSystem(str(project.path), rev="demo")
     made = {path.name: path for path in (project.path / "demo").iterdir()}
-    assert {"corpus.json", "corpus.csv", "svm.json", "w2v.json", "svm_confusion.png"} <= set(made)
+    assert {"corpus.json", "corpus.csv", "compare.json"} <= set(made)
+    assert {f"{model}_confusion.png" for model in scoring.MODELS} <= set(made)
     assert "real.csv" not in made and "search" not in made
     assert json.loads(made["corpus.json"].read_text())["clips"] == 192
 
     table = done.stdout[done.stdout.index("| model |") :]
-    for title, paths in {
-        "MFCC + SVM": ["data/svm/predictions.csv"],
-        "wav2vec 2.0": [f"data/w2v/fold_{fold}/predictions.csv" for fold in (0, 1)],
-    }.items():
-        tables = [pd.read_csv(io.StringIO(experiment.read_text(path))) for path in paths]
-        rows = pd.concat(tables)
+    for model, title in scoring.MODELS.items():
+        paths = [f"{source}/predictions.csv" for source in scoring.sources(model, [0, 1])]
+        texts = [experiment.read_text(path) for path in paths]
+        rows = pd.concat([pd.read_csv(io.StringIO(text)) for text in texts])
         rows = rows[rows["fold"] < 2]
         right = 100 * (rows["actual"] == rows["predicted"]).mean()
         assert f"| {title} | {len(rows)} | {right:.1f} [" in table
-    assert table.count(": SYNTHETIC demo corpus, not RAVDESS;") == 2, "a protocol per model"
+    protocols = table.count(": SYNTHETIC demo corpus, not RAVDESS;")
+    assert protocols == len(scoring.MODELS)
     assert "These figures are of the SYNTHETIC demo corpus" in table
 
     project.run("git", "restore", ".")
