@@ -100,6 +100,7 @@ def test_metrics_have_their_contract_and_say_that_the_corpus_is_synthetic(done):
 
 def test_nothing_runs_twice_and_nothing_is_left_for_git(done):
     assert not ran(done.run("dvc", "repro").stdout)
+    done.run("dvc", "plots", "show")
     assert done.run("git", "status", "--porcelain").stdout == ""
     assert done.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
 
