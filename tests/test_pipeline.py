@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SHRUNK, Project, make_project, one_line
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from ser import params
@@ -174,6 +175,18 @@ def test_a_branch_that_cannot_go_on_does_not_stop_the_other(clone):
     assert failed.returncode != 0
     assert "no-such/model" in failed.stdout + failed.stderr
     assert {"svm_train", "evaluate@svm"} <= ran(failed.stdout)
+
+
+def test_results_say_which_figures_are_out_of_date(clone):
+    results = (sys.executable, "-m", "commands.results")
+    assert "Out of date" not in clone.run(*results).stdout
+    shutil.rmtree(clone.path / "data")  # as before `dvc pull`: the figures are the committed ones
+    assert "Out of date" not in clone.run(*results).stdout
+    apply_overrides(clone.path / "params.yaml", ["svm_train.C=[2]"])
+    assert "Out of date, until `dvc repro` has run: MFCC + SVM.\n" in clone.run(*results).stdout
+    shutil.rmtree(clone.path / ".dvc")
+    done = clone.run(*results)
+    assert "| MFCC + SVM | 64 |" in done.stdout and "DVC cannot say" in done.stdout
 
 
 def test_push_and_pull_with_a_remote_of_ones_own(done, clone, tmp_path):
