@@ -1,18 +1,27 @@
 """How fast and how big fine-tuning is, against transformers' Trainer: same clips, batch, epochs and
 model; weights random.
 
-    python -m benchmarks.train [--clips 160] [--epochs 1] [--batch 8] [--config FOLDER]
+    python -m benchmarks.train [--config FOLDER] [--clips 160] [--epochs 1] [--batch 8]
     [--freeze-cnn]
 
 The model has the architecture of wav2vec2-base unless --config names another folder with
-config.json. Clips are noise as long as those of RAVDESS. Every side trains in a process of its own,
-one after the other. Ours keeps the CNN frozen and attention free of dropout, as params.yaml says;
-Trainer trains the CNN and drops attention out, which is what it does unasked. With --freeze-cnn its
-CNN is frozen too, as in transformers' own example for audio classification.
+config.json, such as configs/whisper-tiny.en. Clips are noise as long as those of RAVDESS. Every
+side trains in a process of its own, one after the other:
 
-Prints: clips per second of the training loop; peak memory of the process; ratios. What the cached
-features took is printed apart: the pipeline computes them once for all epochs, folds and later
-experiments.
+  ours          params.yaml's defaults: inputs stored, micro-batches by length, CNN frozen,
+                attention without dropout, mixed precision where the hardware has it
+  trainer       Trainer as it comes: fp32, batches as they come, CNN trained, attention with the
+                configuration's dropout; Whisper's clips in windows of 30 s, as its feature
+                extractor pads them
+  trainer best  Trainer with bf16=True and train_sampling_strategy="group_by_length"
+
+With --freeze-cnn Trainer's CNN is frozen too, as in transformers' own example for audio
+classification.
+
+Prints: clips per second in steady state, from the third step on; seconds of the first two; peak
+memory of the process; of our side the share of the machine's rate for matrix products that the
+model's own products make up. What the stored inputs took is printed apart: the pipeline computes
+them once for all epochs, folds and later experiments.
 """
 
 import argparse
@@ -29,6 +38,7 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from ser import params
 from ser.corpus import EMOTIONS
@@ -49,104 +59,162 @@ PREPROCESSOR = {
     "do_normalize": True,
     "sampling_rate": 16000,
 }
-SIDES = {
-    "ours": "params.yaml's defaults: CNN output cached, micro-batches by length, mixed precision "
-    "where the hardware has it",
-    "trainer": "Trainer, default settings: fp32, batches as they come",
-    "trainer bf16": "Trainer, bf16=True, train_sampling_strategy='group_by_length'",
-}
+SIDES = ("ours", "trainer", "trainer best")
+WARM_UP = 2  # steps
+SIZE = 4096  # of the square matrices that the machine's rate is measured with
 
 
 def corpus(clips: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Noise of 2.9 to 5.3 s, 3.7 on average, as RAVDESS's clips; and labels."""
     rng = np.random.default_rng(0)
     lengths = (np.clip(rng.normal(3.70, 0.35, clips), 2.94, 5.27) * 16000).astype(int)
-    return [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths], np.arange(
-        clips
-    ) % len(EMOTIONS)
+    samples = [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
+    return samples, np.arange(clips) % len(EMOTIONS)
 
 
 def write_checkpoint(folder: Path, config: Path | None) -> None:
     """Random weights of the architecture, in `folder`."""
     folder.mkdir()
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    (folder / "config.json").write_text(
-        (config / "config.json").read_text() if config else json.dumps(BASE)
-    )
+    for name, values in (("config.json", BASE), ("preprocessor_config.json", PREPROCESSOR)):
+        text = (config / name).read_text() if config else json.dumps(values)
+        (folder / name).write_text(text)
     checkpoint.load(folder, "random", 0).save(folder)
 
 
-def ours(folder: Path, options: argparse.Namespace) -> dict:
-    """Our loop on cached features."""
-    samples, labels = corpus(options.clips)
-    settings = params.load().model_copy(
-        update={
-            "epochs": options.epochs,
-            "batch_size": options.batch,
-            "micro_batch": options.batch,
-            "checkpoint": "random",
-        }
-    )
-    began = time.perf_counter()
-    arrow = folder / "clips.arrow"
-    encoder = checkpoint.load(folder / "checkpoint", "random", 0)
-    write(arrow, ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples)))
-    cached = time.perf_counter() - began
-    classifier = finetuning.for_training(folder / "checkpoint", settings)
-    clips = Clips(arrow)
-    accelerator = device.accelerator(settings.precision)
-    training = Training(
-        classifier, clips, labels, np.arange(len(labels)), np.arange(0), settings, 0, accelerator
-    )
-    began = time.perf_counter()
-    while training.done < len(training.steps):
-        training.advance()
+def rate(dtype: torch.dtype, where: torch.device) -> float:
+    """Operations per second of products of large matrices, additions counted too."""
+    matrix = torch.randn(SIZE, SIZE, dtype=dtype, device=where)
+    (matrix @ matrix).sum().item()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        seconds.append(time.perf_counter() - began)
+    return 2 * SIZE**3 / min(seconds)
+
+
+def steady(clips: list[int], ends: list[float], began: float) -> dict[str, float]:
+    """The rate after the warm-up, from the clips of each step and the times when steps ended."""
     return {
-        "clips_per_second": options.clips * options.epochs / (time.perf_counter() - began),
-        "note": f"{accelerator.mixed_precision.replace('no', 'fp32')}; "
-        f"features, once per clip: {cached / options.clips:.2f} s",
+        "warm_up": ends[WARM_UP - 1] - began,
+        "clips_per_second": sum(clips[WARM_UP:]) / (ends[-1] - ends[WARM_UP - 1]),
     }
 
 
-def trainer(folder: Path, options: argparse.Namespace, better: bool) -> dict:
-    """transformers' Trainer on samples, padded batch by batch."""
+def ours(folder: Path, options: argparse.Namespace) -> dict:
+    """Our loop on stored inputs."""
+    samples, labels = corpus(options.clips)
+    changes = {"epochs": options.epochs, "batch_size": options.batch, "checkpoint": "random"}
+    settings = params.load().model_copy(update=changes)
+    began = time.perf_counter()
+    encoder = checkpoint.load(folder / "checkpoint", "random", 0)
+    inputs = ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples))
+    write(folder / "clips.arrow", inputs)
+    stored = time.perf_counter() - began
+    training = Training(
+        finetuning.for_training(folder / "checkpoint", settings),
+        Clips(folder / "clips.arrow"),
+        labels,
+        np.arange(len(labels)),
+        np.arange(0),
+        settings,
+        0,
+        device.accelerator(settings.precision),
+    )
+    began, ends = time.perf_counter(), []
+    while training.done < len(training.steps):
+        training.advance()
+        if training.done in (WARM_UP, len(training.steps)):
+            training.settle()
+        ends.append(time.perf_counter())
+    measured = steady([len(step) for step in training.steps], ends, began)
+    with FlopCounterMode(display=False) as counter:
+        training.add_gradients(np.arange(options.batch), range(options.batch))
+    precision = training.accelerator.mixed_precision
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    share = counter.get_total_flops() / options.batch * measured["clips_per_second"]
+    return {
+        **measured,
+        "matrix_share": share / rate(dtype, training.accelerator.device),
+        "note": f"{precision.replace('no', 'fp32')}; inputs {stored / options.clips:.2f} s a clip",
+    }
+
+
+class Clock(transformers.TrainerCallback):
+    """The times when steps ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *arguments: object, **options: object) -> None:
+        """Note the time."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def trainer(folder: Path, options: argparse.Namespace, best: bool) -> dict:
+    """transformers' Trainer on what the checkpoint's feature extractor makes of a batch."""
     samples, labels = corpus(options.clips)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "checkpoint")
-    values = [extractor(one, sampling_rate=16000).input_values[0] for one in samples]
+    name = extractor.model_input_names[0]
     data = datasets.Dataset.from_dict(
-        {"input_values": values, "labels": labels, "length": [len(one) for one in values]}
-    )
+        {"samples": samples, "labels": labels, "length": [len(clip) for clip in samples]}
+    ).with_format("numpy")
     model = transformers.AutoModelForAudioClassification.from_pretrained(
         folder / "checkpoint", num_labels=len(EMOTIONS), dtype=torch.float32
     )
-    if options.freeze_cnn:
+    if options.freeze_cnn and hasattr(model, "freeze_feature_encoder"):
         model.freeze_feature_encoder()
+    elif options.freeze_cnn:
+        for convolution in (model.encoder.conv1, model.encoder.conv2):
+            convolution.requires_grad_(False)
 
     def collate(rows: list[dict]) -> dict:
-        batch = extractor.pad(
-            [{"input_values": row["input_values"]} for row in rows],
-            padding=True,
-            return_tensors="pt",
-        )
-        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
+        clips = [row["samples"] for row in rows]
+        padding = {} if name == "input_features" else {"padding": True}
+        inputs = extractor(clips, sampling_rate=16000, return_tensors="pt", **padding)
+        return {name: inputs[name], "labels": torch.tensor([row["labels"] for row in rows])}
 
     settings = {}
-    if better:
+    if best:
         settings = {
             "bf16": True,
             "train_sampling_strategy": "group_by_length",
             "use_cpu": not torch.cuda.is_available(),
         }
     arguments = transformers.TrainingArguments(
-        str(folder / "trainer"), num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch, save_strategy="no",
-        learning_rate=2e-5, disable_tqdm=True, remove_unused_columns=False, **settings,
-    )  # fmt: skip
-    done = transformers.Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
-    return {
-        "clips_per_second": done.metrics["train_samples_per_second"],
-        "note": "CNN frozen" if options.freeze_cnn else "CNN trained",
-    }
+        str(folder / "trainer"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch,
+        save_strategy="no",
+        learning_rate=2e-5,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **settings,
+    )
+    clock = Clock()
+    loop = transformers.Trainer(
+        model, arguments, train_dataset=data, data_collator=collate, callbacks=[clock]
+    )
+    began = time.perf_counter()
+    loop.train()
+    sizes = [options.batch] * (options.clips // options.batch)
+    sizes += [options.clips % options.batch] if options.clips % options.batch else []
+    note = "CNN frozen" if options.freeze_cnn else "CNN trained"
+    return {**steady(sizes * options.epochs, clock.ends, began), "note": note}
+
+
+def measure(side: str, options: argparse.Namespace) -> None:
+    """Measure one side in this process; print the figures as JSON."""
+    if side == "ours":
+        measured = ours(options.folder, options)
+    else:
+        measured = trainer(options.folder, options, side == "trainer best")
+    measured["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        measured["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
+    print("MEASURED", json.dumps(measured))
 
 
 def main() -> None:
@@ -163,46 +231,32 @@ def main() -> None:
     warnings.simplefilter("ignore")
     checkpoint.quiet()
     if options.side:
-        measured = (
-            ours(options.folder, options)
-            if options.side == "ours"
-            else trainer(options.folder, options, "bf16" in options.side)
-        )
-        measured["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        if torch.cuda.is_available():
-            measured["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
-        print("MEASURED", json.dumps(measured))
+        measure(options.side, options)
         return
-
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder) / "checkpoint", options.config)
+        command = [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--folder", folder]
         for side in SIDES:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.train",
-                *sys.argv[1:],
-                "--side",
-                side,
-                "--folder",
-                folder,
-            ]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[side] = json.loads(done.stdout.partition("MEASURED")[2])
-            found[side]["settings"] = SIDES[side]
-            print(json.dumps({side: found[side]}), flush=True)
+            done = subprocess.run(
+                [*command, "--side", side], check=True, stdout=subprocess.PIPE, text=True
+            )
+            results[side] = json.loads(done.stdout.partition("MEASURED")[2])
     print(
-        f"{options.clips} clips, batch {options.batch}, {options.epochs} epochs, "
-        f"{torch.get_num_threads()} threads"
+        f"{options.config or 'wav2vec2-base'}: {options.clips} clips, batch {options.batch}, "
+        f"{options.epochs} epochs, {torch.get_num_threads()} threads"
     )
-    print(f"{'':14}{'clips/s':>9}{'ours is':>9}{'GiB':>7}")
-    for side, one in found.items():
-        ratio = found["ours"]["clips_per_second"] / one["clips_per_second"]
-        gpu = f"{one['gpu_memory']:.1f} on the GPU" if "gpu_memory" in one else ""
+    print(f"{'':14}{'clips/s':>9}{'ours is':>9}{'warm-up':>9}{'GiB':>7}")
+    for side, measured in results.items():
+        ratio = results["ours"]["clips_per_second"] / measured["clips_per_second"]
+        notes = [measured["note"]]
+        if "matrix_share" in measured:
+            notes.append(f"{measured['matrix_share']:.0%} of the rate of matrix products")
+        if "gpu_memory" in measured:
+            notes.append(f"{measured['gpu_memory']:.1f} GiB on the GPU")
         print(
-            f"{side:14}{one['clips_per_second']:9.2f}{ratio:8.1f}x{one['memory']:7.1f}  "
-            f"{one['settings']}; {one['note']} {gpu}"
+            f"{side:14}{measured['clips_per_second']:9.2f}{ratio:8.1f}x"
+            f"{measured['warm_up']:8.1f}s{measured['memory']:7.1f}  {'; '.join(notes)}"
         )
 
 
