@@ -21,6 +21,7 @@ import librosa
 import numpy as np
 import pandas as pd
 import pydantic
+from scipy.special import softmax
 
 from ser import audio, params
 from ser.corpus import EMOTIONS
@@ -33,50 +34,33 @@ LONGEST = 60
 
 STAGES = {"w2v": "w2v_finetune", "svm": "svm_train"}  # where models come from, by their names
 
-# float32 samples in [-1, 1], shape (n,), 16 kHz, to probabilities of EMOTIONS, shape (8,)
-Answer = Callable[[np.ndarray], np.ndarray]
+# float32 samples in [-1, 1], shape (n,), 16 kHz, and what messages call them, to probabilities of
+# EMOTIONS, shape (8,)
+Answer = Callable[[np.ndarray, str], np.ndarray]
 
 
 def fine_tuned(folders: list[Path]) -> Answer:
     """The mean over fine-tuned models, in the order of their folders."""
     import torch  # here, since an SVM answers before it is loaded
-    import transformers
 
-    from ser.encoder import checkpoint
+    from ser.encoder import checkpoint, trained
 
-    for folder in folders:
-        if not (folder / "config.json").exists():
-            raise errors.UserError(f"{folder}: has no config.json, as every fine-tuned model has")
     checkpoint.quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = [
-        transformers.AutoModelForAudioClassification.from_pretrained(folder).eval().to(device)
-        for folder in folders
-    ]
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folders[0])
-    trim_db = getattr(models[0].config, "trim_db", None)
-    labels = [models[0].config.id2label[number] for number in range(models[0].config.num_labels)]
-    if labels != list(EMOTIONS):
-        raise errors.UserError(
-            f"{folders[0]}: tells apart {', '.join(labels)}; expected {', '.join(EMOTIONS)}"
-        )
-    shortest = next(
-        n
-        for n in range(1, audio.SAMPLE_RATE)
-        if models[0]._get_feat_extract_output_lengths(torch.tensor(n)) > 0
-    )
+    models = [trained.load(folder).to(device) for folder in folders]
 
     @torch.inference_mode()
-    def answer(samples: np.ndarray) -> np.ndarray:
+    def share(model: trained.Encoder, samples: np.ndarray, clip: str) -> np.ndarray:
+        trim_db = getattr(model.model.config, "trim_db", None)
         if trim_db:
             samples, _ = librosa.effects.trim(samples, top_db=trim_db)
-        samples = np.pad(samples, (0, max(0, shortest - len(samples))))
-        inputs = extractor(samples, sampling_rate=audio.SAMPLE_RATE, return_tensors="pt")
-        values = inputs.input_values.to(device)
-        shares = [model(values).logits[0].double().softmax(-1) for model in models]
-        return torch.stack(shares).mean(0).cpu().numpy()
+        samples = np.pad(samples, (0, max(0, model.shortest - len(samples))))
+        model.check_length(clip, len(samples))
+        inputs = torch.from_numpy(model.prepare(samples))[None]
+        logits = model(inputs.to(device), torch.tensor([inputs.shape[1]]))[0]
+        return softmax(logits.cpu().numpy().astype(float))  # not every device has float64
 
-    return answer
+    return lambda samples, clip: np.mean([share(each, samples, clip) for each in models], axis=0)
 
 
 def on_features(folder: Path) -> Answer:
@@ -101,7 +85,7 @@ def on_features(folder: Path) -> Answer:
     if strange := set(model.columns) - set(names):
         raise errors.UserError(f"{folder}: needs the unknown feature {min(strange)}")
 
-    def answer(samples: np.ndarray) -> np.ndarray:
+    def answer(samples: np.ndarray, clip: str) -> np.ndarray:
         described = features.describe(samples, settings)
         # As numbers of the table that it was trained on.
         row = pd.DataFrame([described], columns=names, dtype=np.float32)
@@ -155,7 +139,7 @@ def main() -> None:
     for clip in options.clips:
         try:
             samples = audio.decode(clip, limit=LONGEST)
-            probabilities = answer(samples / np.float32(2**15))
+            probabilities = answer(samples / np.float32(2**15), clip)
         except errors.UserError as error:
             failed = True
             print(f"predict: {error}", file=sys.stderr, flush=True)

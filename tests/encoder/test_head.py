@@ -200,6 +200,25 @@ def test_the_card_says_which_call_answers_like_the_predictions(folder, tmp_path)
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_predict_answers_like_the_predictions(folder, capsys):
+    """Also for clips of speech shorter than a frame, and in a line for those that are too long."""
+    row = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv").iloc[0]
+    soundfile.write(folder / "short.wav", np.zeros(20, np.int16), 16000)
+    soundfile.write(folder / "long.wav", np.ones(3 * 16000, np.int16), 16000)
+    clips = [folder / f"data/audio/{row['clip']}.wav", folder / "short.wav", folder / "long.wav"]
+    model = folder / "data/models/w2v/fold_0"
+    with pytest.raises(SystemExit):
+        command = " ".join(["commands.predict --json --model", str(model), *map(str, clips)])
+        workplace.run(folder, command)
+    out, err = capsys.readouterr()
+    found = [json.loads(line)["probabilities"] for line in out.splitlines()]
+    assert found[0] == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=1e-5)
+    whisper = "whisper" in folder.name
+    assert len(found) == (2 if whisper else 3)
+    assert all(sum(each.values()) == pytest.approx(1) for each in found)
+    assert (f"{clips[2]}: 3.0 s long; {model} hears 1 s at most" in err) == whisper
+
+
 def test_a_saved_model_without_its_head_is_refused(folder, tmp_path):
     model = tmp_path / "model"
     encoder = trained.load(folder / "data/models/w2v/fold_0")
