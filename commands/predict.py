@@ -1,6 +1,6 @@
 """Say which emotion is heard in any audio or video file that FFmpeg reads.
 
-    python -m commands.predict CLIP... [--model w2v|svm|FOLDER] [--json]
+    python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json]
 
 CLIP is a path, or `-` for standard input. A file that has no answer is named on stderr and the rest
 goes on; the exit code is then 1. Files are read, answered and forgotten one after the other:
@@ -8,7 +8,7 @@ thousands take no more memory than one. A model brings all that it needs, so tha
 taken anywhere.
 
 Reads:  the clips; the models in data/models/w2v, whose probabilities are averaged; or that in
-        data/models/svm; or one FOLDER of either kind
+        data/models/probe or data/models/svm; or one FOLDER of any kind
 """
 
 import argparse
@@ -32,10 +32,11 @@ from ser.svm import model as classifier
 # Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
 LONGEST = 60
 
-STAGES = {"w2v": "w2v_finetune", "svm": "svm_train"}  # where models come from, by their names
+# Where models come from, by their names.
+STAGES = {"w2v": "w2v_finetune", "probe": "probe_train", "svm": "svm_train"}
 
-# float32 samples in [-1, 1], shape (n,), 16 kHz, and what messages call them, to probabilities of
-# EMOTIONS, shape (8,)
+# Of float32 samples in [-1, 1], shape (n,), 16 kHz, and the clip's name for messages, to
+# probabilities of EMOTIONS, shape (8,), or to numbers that describe the clip
 Answer = Callable[[np.ndarray, str], np.ndarray]
 
 
@@ -63,6 +64,26 @@ def fine_tuned(folders: list[Path]) -> Answer:
     return lambda samples, clip: np.mean([share(each, samples, clip) for each in models], axis=0)
 
 
+def describer(folder: Path, made_by: dict) -> tuple[list[str], Answer]:
+    """What describes a clip as those were that the classifier in `folder` was trained on.
+
+    Args:
+        made_by: the settings of the stage that described them, by its name: mfcc or embed.
+
+    Returns:
+        names of the numbers; a function from samples to them.
+    """
+    if "embed" in made_by:
+        from ser.encoder import checkpoint
+        from ser.encoder.embeddings import Embedder
+
+        checkpoint.quiet()
+        embedder = Embedder.like(made_by["embed"], folder / "checkpoint", str(folder))
+        return embedder.columns, embedder
+    settings = params.Mfcc.model_validate(made_by["mfcc"])
+    return features.names(settings), lambda samples, clip: features.describe(samples, settings)
+
+
 def on_features(folder: Path) -> Answer:
     """A classifier on a table of features, which are made as those it was trained on."""
     model = classifier.load(folder)
@@ -73,22 +94,24 @@ def on_features(folder: Path) -> Answer:
             "clip has no answer"
         )
     try:
-        settings = params.Mfcc.model_validate(made_by.get("mfcc"))
+        names, describe = describer(folder, made_by)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, ("features.mfcc", *problem["loc"])))
+        where = ".".join(map(str, ("features", *problem["loc"])))
         raise errors.UserError(
             f"{folder / classifier.SETTINGS}: not of this version of the project ({where}: "
             f"{problem['msg']})"
         ) from None
-    names = features.names(settings)
+    except (KeyError, TypeError):
+        raise errors.UserError(
+            f"{folder / classifier.SETTINGS}: not of this version of the project (features)"
+        ) from None
     if strange := set(model.columns) - set(names):
         raise errors.UserError(f"{folder}: needs the unknown feature {min(strange)}")
 
     def answer(samples: np.ndarray, clip: str) -> np.ndarray:
-        described = features.describe(samples, settings)
         # As numbers of the table that it was trained on.
-        row = pd.DataFrame([described], columns=names, dtype=np.float32)
+        row = pd.DataFrame([describe(samples, clip)], columns=names, dtype=np.float32)
         return model.probabilities(row).to_numpy()[0]
 
     return answer
@@ -124,7 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="w2v",
-        help="w2v: fine-tuned models of all folds, averaged (default); svm; or a model's folder",
+        help="w2v: fine-tuned models of all folds, averaged (default); probe; svm; or a folder",
     )
     parser.add_argument(
         "--json", action="store_true", help="a JSON object per line instead of a table"

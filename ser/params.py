@@ -98,6 +98,12 @@ class SvmTrain(Classifier):
     speaker_norm: bool
 
 
+class ProbeTrain(Classifier):
+    """What `probe_train` chooses from."""
+
+    layers: list[Literal["all"] | Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -161,6 +167,7 @@ class Params(Finetuning):
     mfcc: Mfcc
     embed: Embed
     svm_train: SvmTrain
+    probe_train: ProbeTrain
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":

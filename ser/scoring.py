@@ -17,7 +17,11 @@ COLUMNS = ("clip", "actor", "fold", "actual", "predicted", *EMOTIONS)
 RATES = ("accuracy", "uar", "macro_f1")
 
 # The models that are scored, by the name that their stages, data/NAME and metrics/NAME.json have.
-MODELS = {"svm": "MFCC + SVM", "w2v": "wav2vec 2.0"}
+MODELS = {
+    "svm": "MFCC + SVM",
+    "probe": "frozen encoder + probe",
+    "w2v": "encoder, fine-tuned",
+}
 BY_FOLD = ("w2v",)  # those that a stage trains fold by fold, each into a folder of its own
 
 

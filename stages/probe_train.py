@@ -1,0 +1,35 @@
+"""Choose and train a classifier on the frozen encoder's hidden states inside each fold's training
+actors, and predict the held-out clips.
+
+Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`
+Writes: data/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` writes them
+        data/models/probe/: the final model, chosen and trained on all actors, with all that it
+        needs to predict: model.json, model.safetensors and, in checkpoint/, the encoder
+"""
+
+from pathlib import Path
+
+from ser import params
+from ser.run import errors
+from ser.svm import choice, folds
+
+
+@errors.one_line
+def main() -> None:
+    """Train a model per fold and one on all actors, write predictions, search and the last
+    model."""
+    settings = params.load().probe_train
+    data = folds.read("data/embeddings.parquet", "embed")
+    layers = list(dict.fromkeys(name.partition("_")[0] for name in data.table.columns))
+    blocks = [
+        dict.fromkeys(layers[1:], 1.0) if layer == "all" else {f"layer{layer}": 1.0}
+        for layer in settings.layers
+    ]
+    grid = choice.candidates(blocks, settings, data.table)
+    predictions, search, model = folds.train("probe_train", data, grid, settings.inner_folds)
+    protocol = folds.protocol(settings.inner_folds)
+    folds.write("probe", predictions, search, model, protocol, encoder=Path("data/checkpoint"))
+
+
+if __name__ == "__main__":
+    main()
