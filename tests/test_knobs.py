@@ -23,6 +23,7 @@ from stages import split
 
 pytestmark = pytest.mark.slow
 
+NAMES = {seed: [f"layer{seed}_mean_{i:03}" for i in range(14)] for seed in range(3)}
 THREE_FOLDS = [list(range(first, first + 8)) for first in (1, 9, 17)]
 
 # For each group of knobs: the stages to run, the output that tells, and for each knob a value that
@@ -106,6 +107,17 @@ GROUPS = [
         "data/embeddings.parquet",
         {"embed.trim_db": (1.0, {}), "embed.seed": (1, {"checkpoint": "empty"})},
     ),
+    (
+        ("probe_train",),
+        "data/probe/predictions.csv",
+        {
+            "probe_train.layers": ([1], {}),
+            "probe_train.kernel": (["rbf"], {}),
+            "probe_train.C": ([0.1], {}),
+            "probe_train.gamma": ([0.01], {"probe_train.kernel": ["rbf"]}),
+            "probe_train.inner_folds": (2, {}),
+        },
+    ),
     (("split",), "data/folds.csv", {"split.folds": (THREE_FOLDS, {})}),
     (("svm_train", "evaluate svm"), "metrics/svm.json", {"folds": ([0], {})}),
     (("svm_train", "evaluate svm"), "metrics/svm_protocol.txt", {"corpus": ("demo", {})}),
@@ -144,6 +156,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table.insert(0, "clip", clips["clip"])
     table.attrs = {"made": "up"}
     table.to_parquet(tables / "mfcc.parquet", index=False)
+    layers = [features(clips, seed).set_axis(NAMES[seed], axis=1) for seed in NAMES]
+    table = pd.concat([clips["clip"], *layers], axis=1)
+    table.attrs = {"made": "up"}
+    table.to_parquet(tables / "embeddings.parquet", index=False)
+    shutil.copytree(folder / "empty", tables / "checkpoint")
     return folder
 
 

@@ -143,7 +143,7 @@ def test_a_word_for_a_number_stops_before_any_work(clone):
     [
         ("mfcc.n_mfcc=20", {"mfcc", "svm_train", "evaluate@svm", "compare"}),
         ("svm_train.C=[3]", {"svm_train", "evaluate@svm", "compare"}),
-        ("folds=[0]", {"evaluate@svm", "evaluate@w2v", "curves", "compare"}),
+        ("folds=[0]", {"evaluate@svm", "evaluate@probe", "evaluate@w2v", "curves", "compare"}),
     ],
 )
 def test_what_a_parameter_reruns(clone, change, expected):
@@ -206,13 +206,13 @@ def test_a_stage_outside_the_project_is_one_line(done, tmp_path):
     one_line(elsewhere.stage("svm_train"), "params.yaml", "no such file", "project's folder")
 
 
-SCORES = {"evaluate@svm", "evaluate@w2v"}
+SCORES = {"evaluate@svm", "evaluate@probe", "evaluate@w2v"}
 EDITS = {  # file, text in it, what takes its place, and the stages that this makes void
     "a message, in what runs things": ("ser/run/errors.py", "interrupted", "stopped", set()),
     "the model card": ("ser/encoder/card.py", "Acted emotions", "Played emotions", set()),
     "a command": ("commands/results.py", "Print", "Show", set()),
     "features": ("ser/svm/features.py", r"\A", "# edited\n", {"mfcc"}),
-    "the SVM": ("ser/svm/model.py", r"\A", "# edited\n", {"svm_train"}),
+    "the SVM": ("ser/svm/model.py", r"\A", "# edited\n", {"svm_train", "probe_train"}),
     "fine-tuning": ("ser/encoder/training.py", r"\A", "# edited\n", FINETUNING),
     "pictures": ("ser/report/plots.py", r"\A", "# edited\n", SCORES),
     "scores": ("ser/scoring.py", r"\A", "# edited\n", {*SCORES, "compare"}),

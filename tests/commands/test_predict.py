@@ -18,6 +18,7 @@ import soundfile
 from conftest import ROOT
 from feature_tables import clips
 from ruamel.yaml import YAML
+from tiny_models import write_checkpoint
 from voices import clip
 
 from ser import corpus, params
@@ -125,6 +126,27 @@ def test_features_are_those_of_the_model_and_not_of_todays_params(home, tmp_path
     assert answers(folder, "svm", path) == before
     (folder / "params.yaml").unlink()
     assert answers(folder, "svm", path) == before
+
+
+def test_a_probe_predicts_from_its_folder_alone(home, tmp_path):
+    folder = tmp_path / "home"
+    shutil.copytree(home, folder)
+    write_checkpoint(folder / "data" / "checkpoint")
+    set_params(folder, probe_train={"inner_folds": 2})
+    for stage in ("embed", "probe_train"):
+        code, _, err = run(folder, f"stages.{stage}")
+        assert code == 0, err
+    model = Path(shutil.move(folder / "data" / "models" / "probe", tmp_path / "model"))
+    table = pd.read_parquet(folder / "data" / "embeddings.parquet").set_index("clip")
+    shares = classifier.load(model).probabilities(table)
+    paths = [folder / f"data/audio/{name}.wav" for name in table.index[::10]]
+    found = answers(tmp_path, "model", *paths)
+    for answer, name in zip(found, table.index[::10], strict=True):
+        assert answer == pytest.approx(dict(shares.loc[name]), abs=1e-6)
+    (model / "checkpoint" / "config.json").write_text("{}")
+    code, _, err = run(tmp_path, "commands.predict", "--model", "model", paths[0])
+    assert (code, err.count("\n")) == (1, 1)
+    assert "not the encoder that the probe was trained on" in err
 
 
 class Bomb:
