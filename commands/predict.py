@@ -80,7 +80,7 @@ def describer(folder: Path, made_by: dict) -> tuple[list[str], Answer]:
         checkpoint.quiet()
         embedder = Embedder.like(made_by["embed"], folder / "checkpoint", str(folder))
         return embedder.columns, embedder
-    settings = params.Mfcc.model_validate(made_by["mfcc"])
+    settings = params.Mfcc.model_validate(made_by.get("mfcc"))
     return features.names(settings), lambda samples, clip: features.describe(samples, settings)
 
 
@@ -97,14 +97,14 @@ def on_features(folder: Path) -> Answer:
         names, describe = describer(folder, made_by)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, ("features", *problem["loc"])))
+        where = ".".join(map(str, ("features.mfcc", *problem["loc"])))
         raise errors.UserError(
             f"{folder / classifier.SETTINGS}: not of this version of the project ({where}: "
             f"{problem['msg']})"
         ) from None
     except (KeyError, TypeError):
         raise errors.UserError(
-            f"{folder / classifier.SETTINGS}: not of this version of the project (features)"
+            f"{folder / classifier.SETTINGS}: not of this version of the project (features.embed)"
         ) from None
     if strange := set(model.columns) - set(names):
         raise errors.UserError(f"{folder}: needs the unknown feature {min(strange)}")

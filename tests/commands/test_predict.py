@@ -192,7 +192,7 @@ def test_a_model_that_cannot_answer_says_why_in_one_line(home, tmp_path):
     [
         ("svm", "dvc repro svm_train"),
         ("w2v", "dvc repro w2v_finetune"),
-        ("nowhere", "expected w2v, svm"),
+        ("nowhere", "expected w2v, probe, svm"),
     ],
 )
 def test_no_model_is_one_line(tmp_path, model, words):
