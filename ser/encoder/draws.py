@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
+from ser.encoder.clips import send
+
 ODD = -1640531535  # 2^32 over the golden ratio, as a signed number
 
 
@@ -28,7 +30,7 @@ class Draws:
         keys = np.zeros((len(generators), int(frames.max())), np.int32)
         for row, generator, count in zip(keys, generators, frames.tolist(), strict=True):
             row[:count] = generator.integers(-(2**31), 2**31, count, np.int32)
-        self.generators, self.keys = generators, torch.from_numpy(keys).to(device)
+        self.generators, self.keys = generators, send(torch.from_numpy(keys), device)
 
     def end(self) -> None:
         """Nothing is drawn from here on."""
