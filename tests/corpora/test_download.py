@@ -763,6 +763,7 @@ def test_a_bad_zip_is_refused(project, monkeypatch, spoil, words):
     refuses(monkeypatch, "source.zip", f"source.zip: {words}")
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_and_fills_nothing(project, monkeypatch):
     """A gigabyte of zeros under the name of a clip, in as many bytes as a few clips have."""
     with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -181,6 +181,7 @@ def test_clips_on_a_device_are_those_of_the_file(folder):
     assert len(set(lengths.tolist())) > 1
 
 
+@pytest.mark.slow
 def test_the_card_says_which_call_answers_like_the_predictions(folder, tmp_path):
     model = folder / "data/models/w2v/fold_0"
     predictions = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv")
