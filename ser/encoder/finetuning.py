@@ -98,7 +98,8 @@ def saved_state(settings: params.Params, training: Training) -> state.Store:
     """Where the state of a stopped training is kept: by what makes its numbers, and nothing
     else."""
     # What the names stand for, the files say.
-    names = params.Finetuning.model_fields.keys() - {"checkpoint", "revision", "precision"}
+    by_files = {"checkpoint", "revision", "speeds"}
+    names = params.Finetuning.model_fields.keys() - by_files - {"precision"}
     values = {
         **{name: getattr(settings, name) for name in names},
         "fold": training.fold,
