@@ -61,6 +61,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Project:
     os.utime(project.path / "requirements.txt", (0, 0))
     tools = Path(sys.executable).parent
     (project.path / ".venv" / "bin" / "activate").write_text(f'PATH="{tools}:$PATH"\n')
+    project.env["COLUMNS"] = "120"  # of the reader's screen
     project.env["PATH"] = f"{tools}{os.pathsep}{project.env['PATH']}"
     return project
 
