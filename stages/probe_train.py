@@ -1,7 +1,8 @@
 """Choose and train a classifier on the frozen encoder's hidden states inside each fold's training
 actors, and predict the held-out clips.
 
-Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`
+Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`,
+            `checkpoint`
 Writes: data/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` writes them
         data/models/probe/: the final model, chosen and trained on all actors, with all that it
         needs to predict: model.json, model.safetensors and, in checkpoint/, the encoder
@@ -13,12 +14,21 @@ from ser import params
 from ser.run import errors
 from ser.svm import choice, folds
 
+CHECKPOINT = Path("data/checkpoint")
+
+
+def encoder(name: str) -> str:
+    """What the hidden states are of, in the words that stand beside every figure."""
+    weights = [path for path in CHECKPOINT.iterdir() if path.suffix in (".safetensors", ".bin")]
+    return f"{name}, frozen, {'pretrained' if weights else 'with random weights'}"
+
 
 @errors.one_line
 def main() -> None:
     """Train a model per fold and one on all actors, write predictions, search and the last
     model."""
-    settings = params.load().probe_train
+    everything = params.load()
+    settings = everything.probe_train
     data = folds.read("data/embeddings.parquet", "embed")
     layers = list(dict.fromkeys(name.partition("_")[0] for name in data.table.columns))
     blocks = [
@@ -27,8 +37,8 @@ def main() -> None:
     ]
     grid = choice.candidates(blocks, settings, data.table)
     predictions, search, model = folds.train("probe_train", data, grid, settings.inner_folds)
-    protocol = folds.protocol(settings.inner_folds)
-    folds.write("probe", predictions, search, model, protocol, encoder=Path("data/checkpoint"))
+    protocol = f"{encoder(everything.checkpoint)}; {folds.protocol(settings.inner_folds)}"
+    folds.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def test_demo(project):
         assert f"| {title} | {len(rows)} | {right:.1f} [" in table
     protocols = table.count(": SYNTHETIC demo corpus, not RAVDESS;")
     assert protocols == len(scoring.MODELS)
+    assert "configs/demo, frozen, with random weights; blocks, kernel" in table
     assert "These figures are of the SYNTHETIC demo corpus" in table
 
     project.run("git", "restore", ".")
