@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, SHRUNK, Project
 from ruamel.yaml import YAML
 
-from ser import corpus
+from ser import corpus, scoring
 from ser.corpora import ravdess
 from stages import split
 
@@ -116,11 +116,11 @@ def test_figures_of_an_earlier_run_do_not_pass_for_new_and_its_data_can_be_had_b
     }.items(),
 )
 def test_scoring_that_fails(project, stage, words):
-    folders = ["svm", *(f"w2v/fold_{fold}" for fold in range(6))]
-    for folder in folders:
-        (project.path / "data" / folder).mkdir(parents=True)
-        for name in ("predictions.csv", "curve.csv", "epochs.csv", "protocol.txt"):
-            (project.path / "data" / folder / name).write_text("step\n1\n")
+    for model in scoring.MODELS:
+        for folder in scoring.sources(model, range(6)):
+            (project.path / folder).mkdir(parents=True)
+            for name in ("predictions.csv", "curve.csv", "epochs.csv", "protocol.txt"):
+                (project.path / folder / name).write_text("step\n1\n")
     (project.path / "data/w2v/fold_5/epochs.csv").unlink()
     older = files(project, "metrics")
     assert f"{stage.partition('@')[0]}: {words}" in fails(
