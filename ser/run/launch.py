@@ -5,6 +5,7 @@ Why not leave that to a launcher in dvc.yaml: `accelerate launch` wants MPI for 
 and both it and `torchrun` answer a user's mistake with a page of traceback.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate.commands.config import config_args
 from accelerate.commands.config.config_args import ClusterConfig
@@ -23,7 +25,7 @@ from ser.run.errors import Stopped, UserError
 
 STOPPING = 120  # seconds that a group has to finish its step and save, once told to stop
 FAILING = 5  # seconds that the others have to fail for the same reason, once one has failed
-PARENT = os.getppid()
+SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish", "cmd.exe"}  # DVC runs `cmd` in one of them
 
 
 def processes(stage: str, *arguments: str, most: int) -> None:
@@ -169,8 +171,27 @@ def wait(workers: list[subprocess.Popen], signals: list[int], stop: Callable) ->
     return first
 
 
+def waiting() -> list[psutil.Process]:
+    """The process that waits for this one, and the shells between them: some shells stay until
+    their command ends, others hand over to it."""
+    parents = psutil.Process().parents()
+    shells = list(itertools.takewhile(lambda parent: parent.name() in SHELLS, parents))
+    return parents[: len(shells) + 1]
+
+
+WAITING = waiting()
+
+
 def orphaned() -> bool:
-    """Whether this process is one of a group, or a stage of DVC's, whose parent has been killed:
-    nobody waits for its result, and a second run may start."""
+    """Whether this process is one of a group, or a stage of DVC's, and whoever started it has been
+    killed: nobody waits for its result, and a second run may start."""
     watched = "LOCAL_RANK" in os.environ or "DVC_STAGE" in os.environ
-    return watched and os.getppid() != PARENT
+    return watched and any(map(ended, WAITING))
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, even if its parent has not yet taken notice."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
