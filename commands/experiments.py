@@ -22,16 +22,6 @@ from ser.run import errors, experiments
 LEFT_OUT = ("_low", "_high", "macro_f1", "log_loss")  # of the metrics: how their names end
 
 
-def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """Nested values by dotted name."""
-    leaves: dict[str, object] = {}
-    for name, value in values.items():
-        leaves |= (
-            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return leaves
-
-
 def changes(of: dict[str, object], baseline: dict[str, object]) -> str:
     """The parameters that differ from the baseline's, such as `lr=2e-05 svm_train.C=[1,5]`."""
     return " ".join(
@@ -54,7 +44,7 @@ def rows(shown: list[dict]) -> list[tuple[str, dict[tuple[str, str], object], st
             if isinstance(value, int | float) and not name.endswith(LEFT_OUT)
         }
         params = data["params"].get("params.yaml", {}).get("data") or {}
-        return scores, flat(params)
+        return scores, experiments.flat(params)
 
     made = []
     for commit in shown:

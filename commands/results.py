@@ -1,35 +1,26 @@
-"""Print the figures of all models that have been scored, as a Markdown table with their protocol.
+"""Print the figures of all models that have been scored, as a Markdown table with their protocol;
+or make the tables of README.md and docs/results.md anew.
 
-    python -m commands.results
+    python -m commands.results [--pages]
 
-The last thing that `make repro` prints.
+Without an option, the last thing that `make repro` prints.
 
-Reads: metrics/MODEL.json, MODEL_folds.csv and MODEL_protocol.txt of each scored model;
-       metrics/compare.json, if it is there; what `dvc status` reads
+Reads:  metrics/MODEL.json, MODEL_folds.csv and MODEL_protocol.txt of each scored model;
+        metrics/compare.json, if it is there; what `dvc status` reads; with --pages results/
+Writes: with --pages, the tables in README.md and docs/results.md
 """
 
-from collections.abc import Iterator
+import argparse
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from ser import scoring
-from ser.report import summary
+from ser.report import ledger, summary
 from ser.run import errors
 
-# What DVC says of data that is not on this machine, as in a fresh clone.
-ELSEWHERE = ("deleted", "not in cache")
-
-
-def changes(status: Any) -> Iterator[str]:
-    """The words in what DVC says of some stages, such as `modified`, at any depth."""
-    if isinstance(status, str):
-        yield status
-    else:
-        for item in status.values() if isinstance(status, dict) else status:
-            yield from changes(item)
+PAGES = ("README.md", "docs/results.md")
 
 
 def outdated() -> str:
@@ -40,12 +31,7 @@ def outdated() -> str:
     scored = [model for model in scoring.MODELS if Path(f"metrics/{model}.json").exists()]
     try:
         with Repo() as repo:
-            old = [
-                scoring.MODELS[model]
-                for model in scored
-                if set(changes(repo.status(targets=[f"evaluate@{model}"], with_deps=True)))
-                - set(ELSEWHERE)
-            ]
+            old = [scoring.MODELS[model] for model in scored if summary.outdated(repo, model)]
     except DvcException as error:
         return f"Whether these figures are up to date DVC cannot say: {error}"
     return f"Out of date, until `dvc repro` has run: {', '.join(old)}." if old else ""
@@ -53,7 +39,13 @@ def outdated() -> str:
 
 @errors.one_line
 def main() -> None:
-    """Print the table of the workspace."""
+    """Print the table of the workspace, or write those of the pages."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pages", action="store_true", help="make the pages' tables anew")
+    if parser.parse_args().pages:
+        for page in map(Path, PAGES):
+            page.write_text(ledger.filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     print("\n".join(summary.lines(Path("metrics"))))
     if line := outdated():
         print(f"\n{line}")

@@ -21,7 +21,9 @@ MODELS = {
     "svm": "MFCC + SVM",
     "probe": "frozen encoder + probe",
     "w2v": "encoder, fine-tuned",
+    "mean": "mean of the three",
 }
+ALONE = ("svm", "probe", "w2v")  # those that `mean` is the mean of
 BY_FOLD = ("w2v",)  # those that a stage trains fold by fold, each into a folder of its own
 
 

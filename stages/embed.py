@@ -17,7 +17,7 @@ import torch
 from ser import audio, corpus, params
 from ser.encoder import checkpoint
 from ser.encoder.embeddings import Embedder
-from ser.run import errors, outputs, parallel
+from ser.run import errors, outputs, parallel, resources
 
 
 @errors.one_line
@@ -41,6 +41,7 @@ def main() -> None:
     print(
         f"{len(table)} clips; {layers + 1} layers of {embedder.encoder.width}, mean and deviation"
     )
+    resources.note("data/embeddings.parquet")
 
 
 if __name__ == "__main__":

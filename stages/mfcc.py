@@ -16,7 +16,7 @@ Writes: data/mfcc.parquet: a row per clip, sorted by clip; the column clip, then
 from pathlib import Path
 
 from ser import params
-from ser.run import errors, outputs
+from ser.run import errors, outputs, resources
 from ser.svm import features
 
 
@@ -32,6 +32,7 @@ def main() -> None:
     blocks = table.columns[1:].str.partition("_").get_level_values(0).value_counts(sort=False)
     sizes = ", ".join(f"{block} {size}" for block, size in blocks.items())
     print(f"{len(table)} clips, {blocks.sum()} features: {sizes}")
+    resources.note("data/mfcc.parquet")
 
 
 if __name__ == "__main__":

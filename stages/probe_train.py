@@ -11,7 +11,7 @@ Writes: data/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` w
 from pathlib import Path
 
 from ser import params
-from ser.run import errors
+from ser.run import errors, resources
 from ser.svm import choice, folds
 
 CHECKPOINT = Path("data/checkpoint")
@@ -39,6 +39,7 @@ def main() -> None:
     predictions, search, model = folds.train("probe_train", data, grid, settings.inner_folds)
     protocol = f"{encoder(everything.checkpoint)}; {folds.protocol(settings.inner_folds)}"
     folds.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
+    resources.note("data/probe/predictions.csv")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Writes: data/svm/:
 """
 
 from ser import params
-from ser.run import errors
+from ser.run import errors, resources
 from ser.svm import choice, folds
 
 
@@ -31,6 +31,7 @@ def main() -> None:
     predictions, search, model = folds.train("svm_train", data, grid, settings.inner_folds)
     protocol = folds.protocol(settings.inner_folds, settings.speaker_norm)
     folds.write("svm", predictions, search, model, protocol)
+    resources.note("data/svm/predictions.csv")
 
 
 if __name__ == "__main__":

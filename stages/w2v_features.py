@@ -26,7 +26,7 @@ import torch
 
 from ser import audio, corpus, params
 from ser.encoder import checkpoint, clips
-from ser.run import errors, outputs, parallel
+from ser.run import errors, outputs, parallel, resources
 
 CHECKPOINT = Path("data/checkpoint")
 
@@ -62,6 +62,7 @@ def main() -> None:
         folder.mkdir()
         prepared = parallel.streamed(prepare, corpus.files("data/audio"), "w2v_features")
         clips.write(folder / "clips.arrow", chain.from_iterable(prepared))
+    resources.note("data/features/clips.arrow")
 
 
 if __name__ == "__main__":

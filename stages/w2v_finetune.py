@@ -27,7 +27,7 @@ from functools import partial
 
 from ser import params
 from ser.encoder import card, device, finetuning
-from ser.run import errors, launch, loop, outputs, state
+from ser.run import errors, launch, loop, outputs, resources, state
 
 
 @errors.one_line
@@ -42,6 +42,7 @@ def main() -> None:
 
     training, table = finetuning.prepare(settings, fold, inner=settings.select == "inner")
     saved = finetuning.saved_state(settings, training)
+    resumed = saved.path.exists()
     experiment = os.environ.get("DVC_EXP_NAME", "workspace")
     log = state.project() / "runs" / experiment / f"fold_{fold}"
     forecast = partial(
@@ -74,6 +75,8 @@ def main() -> None:
         (folder / "protocol.txt").write_text(protocol + "\n")
         outputs.write_json(folder / "run.json", device.describe(training.accelerator))
     saved.remove()
+    if not resumed:
+        resources.note(f"data/w2v/fold_{fold}/predictions.csv")
     last = epochs.iloc[-1]
     print(
         f"fold {fold}: {len(curve)} steps; last epoch on training clips: "

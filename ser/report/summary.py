@@ -1,11 +1,32 @@
 """The figures of all models that have been scored, as a Markdown table with their protocol."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from dvc.repo import Repo
 
 from ser import scoring
+
+# What DVC says of data that is not on this machine, as in a fresh clone.
+ELSEWHERE = ("deleted", "not in cache")
+
+
+def changes(status: Any) -> Iterator[str]:
+    """The words in what DVC says of some stages, such as `modified`, at any depth."""
+    if isinstance(status, str):
+        yield status
+    else:
+        for item in status.values() if isinstance(status, dict) else status:
+            yield from changes(item)
+
+
+def outdated(repo: Repo, model: str) -> bool:
+    """Whether a model's figures are of other code, parameters or data than those here."""
+    status = repo.status(targets=[f"evaluate@{model}"], with_deps=True)
+    return bool(set(changes(status)) - set(ELSEWHERE))
 
 
 def difference(pair: str, figures: dict[str, float]) -> str:

@@ -61,6 +61,16 @@ def names() -> set[str]:
     }
 
 
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """Nested parameters by dotted name."""
+    leaves: dict[str, object] = {}
+    for name, value in values.items():
+        leaves |= (
+            flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return leaves
+
+
 def save(name: str, when: datetime, message: str, files: dict[str, str], stale: list[str]) -> None:
     """Make the experiment `name`: the work tree's tracked files as they are, but for some.
 

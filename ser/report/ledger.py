@@ -1,0 +1,196 @@
+"""The ledger: measured results, a folder each in results/, and the tables in pages made from them.
+
+A folder holds predictions.csv, as a stage wrote it, with six decimals; metrics.json, as `evaluate`
+writes it; params.yaml, the parameters that differ from the default's; protocol.txt; and run.json:
+model, command, device, precision, versions, seconds, memory_bytes, checkpoint (sha256 of the
+encoder's weights). results/tables.yaml says in which order the tables name them, in which words,
+and holds the published figures beside them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ruamel.yaml import YAML
+
+from ser import scoring
+from ser.corpus import EMOTIONS
+from ser.run.errors import UserError
+
+FOLDER = Path("results")
+TABLES = FOLDER / "tables.yaml"
+DECIMALS = 6  # of probabilities
+
+
+@dataclass(frozen=True)
+class Result:
+    """A folder of the ledger.
+
+    Attributes:
+        predictions: the columns of `scoring.COLUMNS`, sorted by clip.
+        metrics: as in metrics/MODEL.json.
+        run: what run.json holds.
+    """
+
+    name: str
+    predictions: pd.DataFrame
+    metrics: dict[str, float]
+    run: dict
+
+
+def read(name: str) -> Result:
+    """The result of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = FOLDER / name
+    if not (folder / "run.json").exists():
+        raise UserError(f"{folder}: no such result; `python -m commands.record {name} MODEL`")
+    return Result(
+        name,
+        pd.read_csv(folder / "predictions.csv"),
+        json.loads((folder / "metrics.json").read_text()),
+        json.loads((folder / "run.json").read_text()),
+    )
+
+
+def rounded(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Predictions as the ledger keeps them, with `DECIMALS` decimals."""
+    return predictions.round(dict.fromkeys(EMOTIONS, DECIMALS))
+
+
+def settings() -> dict:
+    """What results/tables.yaml says: `measured`, by name model, protocol, seeds and page;
+    `pairs`, lists of two names; `published`, a list of rows."""
+    return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def figure(name: str, rate: str, seeds: list[str]) -> str:
+    """A rate in percent with its bounds; with further seeds the mean and deviation of all, and the
+    bounds of the first."""
+    first = read(name).metrics
+    if not seeds or rate not in first:
+        return scoring.as_text(first, rate)
+    values = [100 * read(each).metrics[rate] for each in [name, *seeds]]
+    text = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    return f"{text} (first seed {scoring.as_text(first, rate)})"
+
+
+def minutes(run: dict) -> str:
+    """How long the computing stages took, in words."""
+    if run["seconds"] is None:
+        return "not measured"
+    seconds = run["seconds"]
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def gigabytes(run: dict) -> str:
+    """The most memory that a stage took, in words."""
+    memory = run["memory_bytes"]
+    return "not measured" if memory is None else f"{memory / 1e9:.1f} GB"
+
+
+def overview() -> str:
+    """The README's table: the results and published figures that are marked for it."""
+    said = settings()
+    rows = []
+    for name, words in said["measured"].items():
+        if words.get("readme"):
+            cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
+            rows.append([words["model"], words["protocol"], *cells])
+    for words in said["published"]:
+        if words.get("readme"):
+            rows.append([f"*published:* {words['system']}", words["protocol"], *published(words)])
+    return table(["model", "protocol", "accuracy, %", "UAR, %"], rows)
+
+
+def published(words: dict) -> list[str]:
+    """Accuracy and UAR of a published system, as its source gives them."""
+    cells = [f"{words[rate]:g}" if rate in words else "" for rate in ("accuracy", "uar")]
+    if "other" in words:
+        cells[0] = f"{cells[0]}, {words['other']}".strip(", ")
+    return cells
+
+
+def measured() -> str:
+    """The table of all results."""
+    rows = []
+    for name, words in settings()["measured"].items():
+        result, seeds = read(name), words.get("seeds", [])
+        rows.append([
+            f"[{name}](../results/{name})",
+            words["model"],
+            words["protocol"],
+            *(figure(name, rate, seeds) for rate in scoring.RATES),
+            minutes(result.run),
+            gigabytes(result.run),
+        ])  # fmt: skip
+    head = ["result", "model", "protocol", "accuracy, %", "UAR, %", "macro-F1, %", "time", "memory"]
+    return table(head, rows)
+
+
+def folds() -> str:
+    """The accuracy of each result in each of its folds, in percent."""
+    names = settings()["measured"]
+    scores = {name: scoring.by_group(read(name).predictions, "fold") for name in names}
+    most = max(map(len, scores.values()))
+    rows = [
+        [name, *(f"{100 * value:.1f}" for value in part["accuracy"]), *[""] * (most - len(part))]
+        for name, part in scores.items()
+    ]
+    return table(["result", *(f"fold {number}" for number in range(most))], rows)
+
+
+def differences() -> str:
+    """The differences of the pairs that tables.yaml names, in points, paired over actors."""
+    rows = []
+    for first, second in settings()["pairs"]:
+        one, other = (read(name).predictions for name in (first, second))
+        points = scoring.differences(one, other)
+        cells = [scoring.as_text(points, rate, "{:+.1f}") for rate in ("accuracy", "uar")]
+        rows.append([f"{first} less {second}", *cells])
+    return table(["difference", "accuracy, points", "UAR, points"], rows)
+
+
+def others() -> str:
+    """The table of published figures."""
+    rows = [
+        [
+            words["system"],
+            words["protocol"],
+            *published(words),
+            words.get("source", ""),
+            words.get("caveat", ""),
+        ]
+        for words in settings()["published"]
+    ]
+    return table(["system", "protocol", "accuracy, %", "UAR, %", "source", "caveat"], rows)
+
+
+# What a page may hold between `<!-- NAME -->` and `<!-- end of NAME -->`.
+PARTS = {
+    "overview": overview,
+    "measured": measured,
+    "folds": folds,
+    "differences": differences,
+    "published": others,
+}
+
+
+def filled(page: str) -> str:
+    """A page with its tables made anew."""
+    for name, make in PARTS.items():
+        first, last = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        if first in page:
+            before, _, rest = page.partition(first)
+            page = before + first + make() + last + rest.partition(last)[2]
+    return page

@@ -1,0 +1,44 @@
+"""What making a result took: seconds and memory, noted for the ledger of results, never in the
+result itself, which is to be the same bytes every time."""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from ser.run import outputs, state
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def place(made: Path) -> Path:
+    """Where the note on a file lies: by its contents, so that no other result finds it, beside
+    TensorBoard's event files."""
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    return state.project() / "runs" / "resources" / f"{digest[:32]}.json"
+
+
+def note(made: str) -> None:
+    """Note what this process has taken, from its start to now, to make the file `made`."""
+    seconds = time.time() - psutil.Process().create_time()
+    outputs.write_json(
+        place(Path(made)), {"seconds": round(seconds, 1), "memory_bytes": peak_memory()}
+    )
+
+
+def taken(made: Path) -> dict | None:
+    """The note on a file, seconds and memory_bytes; None if this machine did not make it, or made
+    it in several goes."""
+    path = place(made)
+    return json.loads(path.read_text()) if path.exists() else None
