@@ -51,6 +51,7 @@ def main() -> None:
     loop.run(training, saved, f"fold {fold}", log, forecast)
     curve, epochs = training.finish()
     predictions = finetuning.predictions(training, table, fold)
+    training.accelerator.end_training()  # the processes need each other no more
     if not training.accelerator.is_main_process:
         return
 

@@ -103,6 +103,7 @@ class Training:
         )
         self.ends = list(accumulate(len(step) for step in self.steps))  # clips seen after each step
         self.done = 0
+        self.begun = False
         self.curve: list[dict] = []
         self.inner_scores: list[dict] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -140,10 +141,17 @@ class Training:
         self.mean: dict[str, torch.Tensor] = {}
         self.averaged = 0
 
+    def begin(self) -> None:
+        """Do what comes before the first step and may take minutes: start a head that looks at all
+        layers. `advance` does it if nobody has."""
+        if self.encoder.head is not None:
+            self.fit_head()
+        self.begun = True
+
     def advance(self) -> None:
         """Take one optimizer step; after one that ends an epoch, score the inner clips."""
-        if not self.done and self.encoder.head is not None:
-            self.fit_head()
+        if not self.begun:
+            self.begin()
         step = self.done
         end, batch = self.ends[step], self.numbers[self.steps[step]]
         self.add_gradients(batch, range(end - len(batch), end))
@@ -390,7 +398,7 @@ class Training:
         self.put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.done, self.curve = state["done"], state["curve"]
+        self.done, self.begun, self.curve = state["done"], True, state["curve"]
         self.seen.copy_(state["seen"])
         self.norms.copy_(state["norms"])
         self.micro_batch = state["micro_batch"]

@@ -30,6 +30,9 @@ class Training(Protocol):
     done: int  # steps taken
     curve: list[dict[str, float]]  # a row per settled step: step, loss, batch_size and others
 
+    def begin(self) -> None:
+        """Get ready for the first step, however long it takes; in all processes at once."""
+
     def advance(self) -> None:
         """Take a step."""
 
@@ -63,6 +66,9 @@ def run(
 ) -> None:
     """Take all steps that are left, from the state in `store`, if there is one.
 
+    From the first step on a signal waits for the end of the step, and for the state to be saved;
+    before that there is nothing to save.
+
     Args:
         title: of the progress bar.
         log: folder for TensorBoard's event files.
@@ -77,6 +83,8 @@ def run(
     if saved:
         training.restore(saved)
         accelerator.print(f"{title}: goes on after step {training.done} of {len(training.steps)}")
+    else:
+        training.begin()
     sizes = [len(step) for step in training.steps]
     began = look = time.monotonic()
     shown, start = training.done, sum(sizes[: training.done])
@@ -114,6 +122,7 @@ def run(
             if first and (told or store.due()):
                 store.save(training.state())
             if told:
+                accelerator.end_training()  # or NCCL complains
                 raise errors.Stopped(
                     f"stopped after step {training.done} of {len(sizes)}; "
                     "the same command goes on from there",

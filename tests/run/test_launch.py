@@ -140,6 +140,47 @@ def test_two_processes_equal_one(trained, tmp_path):
         )
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_the_group_is_taken_apart(trained, tmp_path, stops):
+    """NCCL complains on standard error if it is not."""
+    folder = copy(trained, tmp_path / "apart", epochs=1)
+    program = f"""
+import os, signal, sys
+import torch.distributed
+from ser.encoder.training import Training
+from stages.w2v_finetune import main
+
+settle = Training.settle
+def stop(training):
+    os.kill(os.getpid(), signal.SIGTERM)
+    settle(training)
+if {stops} and os.environ["RANK"] == "1":
+    Training.settle = stop
+try:
+    main()
+finally:
+    print("group" if torch.distributed.is_initialized() else "no group", flush=True)
+"""
+    launcher = f"""
+import sys
+from accelerate.commands.config import config_args
+from ser.run import launch
+config = config_args.load_config_from_file(None)
+workers = [launch.subprocess.Popen([sys.executable, "-c", {program!r}, "0"],
+           env={{**launch.os.environ, **place}}) for place in launch.places(config)]
+print([worker.wait() for worker in workers])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", launcher],
+        cwd=folder, env=configure(folder, 2), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    code = 128 + signal.SIGTERM if stops else 0
+    assert done.stdout.endswith(f"[{code}, {code}]\n"), (done.stdout, done.stderr)
+    assert done.stdout.splitlines().count("no group") == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "%|" not in line]
+    assert len(lines) == stops, lines
+
+
 def test_a_user_error_in_all_processes_is_one_line(trained, tmp_path):
     folder = copy(trained, tmp_path / "error", mask_time_length=500)
     done = subprocess.run(

@@ -1,5 +1,7 @@
 """A training that was killed ends as if it had not been."""
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +10,38 @@ import time
 
 import pytest
 import workplace
+
+from ser import params
+from ser.encoder import finetuning
+from ser.run import errors, loop, state
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_head_is_fitted_is_not_put_off(trained, tmp_path, monkeypatch, number):
+    """For a large encoder that takes minutes. Once fitted, it is part of what is saved."""
+    with contextlib.chdir(trained):
+        settings = params.load().model_copy(update={"head": "layers", "epochs": 1})
+        runs = [finetuning.prepare(settings, 0, inner=False)[0] for _ in range(2)]
+    store = state.Store("test")
+    monkeypatch.setattr(store, "path", tmp_path / "state.pt")
+    rest = ("title", tmp_path / "log", lambda seconds: "")
+    # As every stage has it; in the background shells let SIGINT be ignored.
+    handler = {signal.SIGTERM: errors.terminated, signal.SIGINT: signal.default_int_handler}[number]
+    before = signal.signal(number, handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            head = runs[0].encoder.head
+            patch.setattr(head, "fit", lambda *arguments: os.kill(os.getpid(), number))
+            loop.run(runs[0], store, *rest)
+    finally:
+        signal.signal(number, before)
+    assert runs[0].done == 0 and not store.path.exists()
+
+    loop.run(runs[0], store, *rest)
+    store.save(runs[0].state())
+    monkeypatch.delattr(type(runs[1].encoder.head), "fit")
+    loop.run(runs[1], store, *rest)
+    assert runs[1].done == len(runs[1].steps)
 
 
 @pytest.mark.slow
