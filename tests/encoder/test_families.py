@@ -251,6 +251,7 @@ def test_knobs_that_would_harm_whisper_are_ignored_with_a_line_each(tmp_path):
     ("changes", "words"),
     [
         ({"layerdrop": 0.1, "weighted_layer_sum": True}, "layerdrop = 0.1: not with weighted"),
+        ({"layerdrop": 0.1, "head": "layers"}, "layerdrop = 0.1: not with head: layers"),
     ],
 )
 def test_knobs_that_exclude_each_other(changes, words):

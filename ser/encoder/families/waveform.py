@@ -85,11 +85,12 @@ class Waveform(Encoder):
 
     @staticmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
-        if settings.layerdrop and settings.weighted_layer_sum:
-            raise UserError(
-                f"layerdrop = {settings.layerdrop}: not with weighted_layer_sum: true, "
-                "which mixes all layers"
-            )
+        for knob, value in (("weighted_layer_sum", True), ("head", "layers")):
+            if settings.layerdrop and getattr(settings, knob) == value:
+                raise UserError(
+                    f"layerdrop = {settings.layerdrop}: not with {knob}: {str(value).lower()}, "
+                    "which looks at all layers"
+                )
         changes: dict[str, object] = {
             "hidden_dropout": settings.dropout,
             "feat_proj_dropout": settings.dropout,
