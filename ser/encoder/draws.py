@@ -37,7 +37,7 @@ class Draws:
         self.generators = []
 
     def spans(self, lengths: torch.Tensor, share: float, length: int, least: int) -> torch.Tensor:
-        """Places that SpecAugment hides, True, shape (clips, the longest), on the CPU.
+        """Places that SpecAugment hides, True, shape (clips, the longest), where the batch is.
 
         Args:
             lengths: places of each clip, on the CPU.
@@ -53,7 +53,7 @@ class Draws:
             np.random.seed(self.generators[row].integers(2**32))
             drawn = _compute_mask_indices((1, places), share, length, min_masks=least)
             hidden[row, :places] = torch.from_numpy(drawn[0])
-        return hidden
+        return send(hidden, self.keys.device)
 
 
 class Dropout(nn.Dropout):

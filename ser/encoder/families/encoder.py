@@ -1,5 +1,6 @@
 """What training, embedding and prediction ask of a pretrained encoder, whatever its family."""
 
+import abc
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,7 +37,7 @@ class HiddenStates(NamedTuple):
     mask: torch.Tensor
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, abc.ABC):
     """An encoder under a head for our emotions, with an exact way to batch: what comes out for a
     clip does not depend on what it is batched with.
 
@@ -102,16 +103,17 @@ class Encoder(nn.Module):
             model.set_attn_implementation(layers.ATTENTION)
 
     @staticmethod
+    @abc.abstractmethod
     def problem(config: Any, extractor: Any) -> str | None:
         """Why a checkpoint of this family, with this configuration and feature extractor, does not
         fit; None if it does."""
-        raise NotImplementedError
 
     @staticmethod
     def start(model: Any) -> None:
         """Improve on transformers' random weights of a model to be trained from scratch."""
 
     @staticmethod
+    @abc.abstractmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
         """What the params' regularisation means for this family.
 
@@ -122,7 +124,6 @@ class Encoder(nn.Module):
         Raises:
             UserError: knobs that exclude each other.
         """
-        raise NotImplementedError
 
     def check_length(self, clip: str, samples: int) -> None:
         """Refuse a clip, called `clip`, that is too short or too long.
@@ -138,6 +139,7 @@ class Encoder(nn.Module):
                 f"{self.name} hears {self.longest / audio.SAMPLE_RATE:g} s at most"
             )
 
+    @abc.abstractmethod
     def prepare(self, samples: np.ndarray) -> np.ndarray:
         """The encoder's input for a clip: what stays the same in every epoch.
 
@@ -147,12 +149,12 @@ class Encoder(nn.Module):
         Returns:
             float32, shape (length,) or (length, channels).
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Frames that the layers see of inputs of these lengths, both of shape (batch,)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def hidden_states(self, inputs: torch.Tensor, lengths: torch.Tensor) -> HiddenStates:
         """The hidden states of all layers. In training mode with the regularisation that the
         model's configuration says.
@@ -163,7 +165,6 @@ class Encoder(nn.Module):
             lengths: of the inputs without padding, int64, shape (batch,); on the CPU, so that no
                 GPU is waited for.
         """
-        raise NotImplementedError
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Logits of the emotions, shape (batch, 8), by `head`, or by transformers' own: a
@@ -177,6 +178,28 @@ class Encoder(nn.Module):
             hidden = sum(share * layer for share, layer in zip(shares, states.layers, strict=True))
         pooled = mean(self.model.projector(hidden), states.mask)
         return self.model.classifier(self.head_dropout(pooled))
+
+    def hidden_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """True where SpecAugment hides frames of clips that have so many, on the CPU; shape (batch,
+        the most)."""
+        config = self.model.config
+        return self.draws.spans(
+            frames, config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks
+        )
+
+    def hide_channels(self, values: torch.Tensor) -> torch.Tensor:
+        """`values`, (batch, frames, channels), with zeros in the channels that SpecAugment
+        hides."""
+        config = self.model.config
+        if not config.mask_feature_prob:
+            return values
+        spans = self.draws.spans(
+            torch.full((len(values),), values.shape[2]),
+            config.mask_feature_prob,
+            config.mask_feature_length,
+            config.mask_feature_min_masks,
+        )
+        return values.masked_fill(spans[:, None], 0)
 
     def freeze(self, count: int) -> None:
         """Keep the first `count` layers, and what lies below, as they are.

@@ -139,28 +139,14 @@ class Waveform(Encoder):
         self, hidden: torch.Tensor, mask_time_indices: None = None, attention_mask: object = None
     ) -> torch.Tensor:
         """SpecAugment as transformers does it, in place of its own, which makes a GPU wait."""
-        base, config = self.model.base_model, self.model.config
+        config = self.model.config
         if not (self.training and self.draws and config.apply_spec_augment):
             return hidden
-        lengths = self.lengths.cpu()
         if config.mask_time_prob:
-            hidden_frames = self.draws.spans(
-                lengths,
-                config.mask_time_prob,
-                config.mask_time_length,
-                config.mask_time_min_masks,
-            ).to(hidden.device, non_blocking=True)
-            embedding = base.masked_spec_embed.to(hidden.dtype)
-            hidden = torch.where(hidden_frames[..., None], embedding, hidden)
-        if config.mask_feature_prob:
-            hidden_channels = self.draws.spans(
-                torch.full_like(lengths, hidden.shape[2]),
-                config.mask_feature_prob,
-                config.mask_feature_length,
-                config.mask_feature_min_masks,
-            ).to(hidden.device, non_blocking=True)
-            hidden = hidden.masked_fill(hidden_channels[:, None], 0)
-        return hidden
+            embedding = self.model.base_model.masked_spec_embed.to(hidden.dtype)
+            spans = self.hidden_frames(self.lengths.cpu())
+            hidden = torch.where(spans[..., None], embedding, hidden)
+        return self.hide_channels(hidden)
 
     def save(self, folder: Path) -> None:
         self.model.base_model.feature_extractor = self.cnn

@@ -107,22 +107,7 @@ class Whisper(Encoder):
     def hide(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """SpecAugment on the spectrogram, in spans of 20 ms frames and of mels, as Whisper's later
         models were trained with; zero is about the mean of speech there."""
-        config, frames = self.model.config, self.frames(lengths)
-        if config.mask_time_prob:
-            spans = self.draws.spans(
-                frames,
-                config.mask_time_prob,
-                config.mask_time_length,
-                config.mask_time_min_masks,
-            ).repeat_interleave(2, dim=1)[:, : inputs.shape[1], None]
-            inputs = inputs.masked_fill(spans.to(inputs.device, non_blocking=True), 0)
-        if config.mask_feature_prob:
-            mels = inputs.shape[2]
-            spans = self.draws.spans(
-                torch.full_like(lengths, mels),
-                config.mask_feature_prob,
-                config.mask_feature_length,
-                config.mask_feature_min_masks,
-            )[:, None]
-            inputs = inputs.masked_fill(spans.to(inputs.device, non_blocking=True), 0)
-        return inputs
+        if self.model.config.mask_time_prob:
+            spans = self.hidden_frames(self.frames(lengths)).repeat_interleave(2, dim=1)
+            inputs = inputs.masked_fill(spans[:, : inputs.shape[1], None], 0)
+        return self.hide_channels(inputs)
