@@ -37,12 +37,19 @@ MADE = {
 }
 
 
-def changes() -> dict[str, object]:
-    """The parameters that differ from the committed ones, by dotted name."""
+def changes(repo: Repo, model: str) -> dict[str, object]:
+    """The parameters, by dotted name, that differ from the committed ones and that a stage behind
+    this model's figures reads."""
     yaml = YAML(typ="safe")
     now = experiments.flat(yaml.load(Path("params.yaml").read_text()))
     before = experiments.flat(yaml.load(experiments.git("show", "HEAD:params.yaml")))
-    return {name: value for name, value in now.items() if value != before.get(name)}
+    stages = repo.stage.collect(f"evaluate@{model}", with_deps=True)
+    read = {key for stage in stages for dep in stage.params for key in dep.params}
+    return {
+        name: value
+        for name, value in now.items()
+        if value != before.get(name) and (name in read or name.partition(".")[0] in read)
+    }
 
 
 def command(model: str, changed: dict[str, object]) -> str:
@@ -115,8 +122,8 @@ def main() -> None:
                 f"{metrics}: not of the code, parameters and data that are here; "
                 f"`dvc repro evaluate@{wanted.model}` first"
             )
+        changed = changes(repo, wanted.model)
     settings = params.load()
-    changed = changes()
     with outputs.whole(ledger.FOLDER / wanted.name) as folder:
         folder.mkdir()
         predictions = ledger.rounded(scoring.read(wanted.model, settings.folds))

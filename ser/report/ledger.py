@@ -189,8 +189,8 @@ PARTS = {
 def filled(page: str) -> str:
     """A page with its tables made anew."""
     for name, make in PARTS.items():
-        first, last = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if first in page:
             before, _, rest = page.partition(first)
-            page = before + first + make() + last + rest.partition(last)[2]
+            page = f"{before}{first}{make()}\n{last}{rest.partition(last)[2]}"
     return page
