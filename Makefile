@@ -6,7 +6,7 @@ VENV = .venv/installed
 PYTEST = python -m pytest --numprocesses $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help demo repro experiments test test-fast lint types bench lock
+.PHONY: help demo repro report experiments test test-fast lint types bench lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -17,6 +17,9 @@ demo: $(VENV)  ## the whole pipeline on a small synthetic corpus, in a temporary
 
 repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch that fails does not stop the other
 	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
+
+report: $(VENV)  ## the page report/index.html, of the models that have run; ARGS=--no-audio leaves the audio out
+	@python -m stages.report $(ARGS)
 
 experiments: $(VENV)  ## the experiments on this commit: the models' scores, and which parameters differ
 	@python -m commands.experiments
@@ -45,4 +48,6 @@ $(VENV): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@# For `dvc plots`, see .dvc/plots.html.
+	@.venv/bin/python -c 'import vl_convert; print(vl_convert.javascript_bundle(vl_version="5.21"))' > .venv/vega.js
 	@touch $@

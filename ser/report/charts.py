@@ -1,0 +1,151 @@
+"""Charts of results: made once, as SVG for the page and as PNG files that need no browser."""
+
+import re
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from ser.corpus import EMOTIONS
+
+RECALL = alt.Scale(domain=[0, 1])
+COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # told apart by day and by night
+
+
+def stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The models' tables one under the other, with a column `model` before theirs."""
+    together = pd.concat([table.assign(model=name) for name, table in tables.items()])
+    columns = ["model", *together.columns.drop("model")]
+    return together[columns].reset_index(drop=True)
+
+
+def colour(models: list[str]) -> alt.Color:
+    """One colour for each model, the same in all charts."""
+    scale = alt.Scale(domain=models, range=COLOURS)
+    return alt.Color("model:N", scale=scale, legend=alt.Legend(title=None, orient="top"))
+
+
+def by_emotion(tables: dict[str, pd.DataFrame]) -> alt.Chart:
+    """Recall of each emotion under each model.
+
+    Args:
+        tables: what `scoring.by_emotion` gives, by the model's title.
+    """
+    return (
+        alt.Chart(stacked(tables))
+        .mark_bar()
+        .encode(
+            x=alt.X("emotion:N", sort=list(EMOTIONS), title=None, axis=alt.Axis(labelAngle=0)),
+            xOffset=alt.XOffset("model:N", sort=list(tables)),
+            y=alt.Y("recall:Q", scale=RECALL, title="recall"),
+            color=colour(list(tables)),
+            href="link:N",
+            description="text:N",
+        )
+        .transform_calculate(
+            link="'#emotion=' + datum.emotion",
+            text="datum.model + ', ' + datum.emotion + ': recall ' + format(datum.recall, '.1%')",
+        )
+        .properties(width=820, height=220)
+    )
+
+
+def by_actor(tables: dict[str, pd.DataFrame]) -> alt.Chart:
+    """Mean recall over the emotions (UAR) of each actor under each model, women and men apart.
+
+    Args:
+        tables: what `scoring.by_group` gives of actors, by the model's title.
+    """
+    return (
+        alt.Chart(stacked(tables))
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("actor:O", title="actor", axis=alt.Axis(labelAngle=0, grid=True)),
+            y=alt.Y("uar:Q", scale=RECALL, title="mean recall (UAR)"),
+            color=colour(list(tables)),
+            shape=alt.Shape("model:N", sort=list(tables), legend=None),
+            column=alt.Column("gender:N", title=None),
+            href="link:N",
+            description="text:N",
+        )
+        .transform_calculate(
+            gender="datum.actor % 2 ? 'men' : 'women'",
+            link="'#actor=' + datum.actor",
+            text="datum.model + ', actor ' + datum.actor + ': UAR ' + format(datum.uar, '.1%')",
+        )
+        .properties(width=390, height=220)
+        .resolve_scale(x="independent")
+    )
+
+
+def calibration(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
+    """Share of clips that are right against how sure the model is of them, and the diagonal, on
+    which a model knows what it does not know.
+
+    Args:
+        tables: what `calibration.bins` gives, by the model's title.
+    """
+    points = (
+        alt.Chart(stacked(tables))
+        .mark_line(point=alt.OverlayMarkDef(size=60))
+        .encode(
+            x=alt.X("confidence:Q", scale=RECALL, title="confidence, mean of a group of clips"),
+            y=alt.Y("accuracy:Q", scale=RECALL, title="share that is right"),
+            color=colour(list(tables)),
+            description="text:N",
+        )
+        .transform_calculate(
+            text="datum.model + ', ' + datum.clips + ' clips of confidence '"
+            " + format(datum.confidence, '.2f') + ': ' + format(datum.accuracy, '.1%') + ' right'"
+        )
+    )
+    ends = pd.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]})
+    diagonal = alt.Chart(ends).mark_line(strokeDash=[4, 4], color="#888888")
+    return (diagonal.encode(x="confidence:Q", y="accuracy:Q") + points).properties(
+        width=380, height=320
+    )
+
+
+def curves(epochs: pd.DataFrame) -> alt.HConcatChart:
+    """Loss and UAR of the training clips, epoch by epoch, a line for each fold.
+
+    Args:
+        epochs: metrics/w2v_epochs.csv.
+    """
+    base = (
+        alt.Chart(epochs)
+        .mark_line(point=len(epochs) <= 200)
+        .encode(
+            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            color=alt.Color("fold:N", scale=alt.Scale(scheme="tableau10")),
+        )
+        .properties(width=360, height=220)
+    )
+    return base.encode(alt.Y("loss:Q")) | base.encode(alt.Y("uar:Q", scale=RECALL, title="UAR"))
+
+
+def themed(chart: Any, ink: str) -> str:
+    """A chart as Vega-Lite, all that is text or line in the colour `ink`."""
+    return (
+        chart.configure(background="transparent" if ink == "currentColor" else "white")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=ink, titleColor=ink, gridColor=ink, gridOpacity=0.15, domainColor=ink,
+            tickColor=ink, labelFontSize=12, titleFontSize=12, titleFontWeight="normal",
+        )
+        .configure_legend(labelColor=ink, titleColor=ink, labelFontSize=13, labelLimit=400)
+        .configure_header(labelColor=ink, titleColor=ink, labelFontSize=13)
+        .to_json()
+    )  # fmt: skip
+
+
+def svg(chart: Any) -> str:
+    """A chart as an SVG element, in the page's own text colour, its links within the page."""
+    drawn = vl_convert.vegalite_to_svg(themed(chart, "currentColor"))
+    return re.sub(r'href="https://[^"#]*#', 'href="#', drawn)  # Vega gives them an address
+
+
+def png(chart: Any) -> bytes:
+    """A chart as a PNG picture on white, twice as fine as a screen, for pages that are zoomed."""
+    return vl_convert.vegalite_to_png(themed(chart, "black"), scale=2)
