@@ -6,7 +6,7 @@ own.
 What `make demo` calls. The work tree, the index and params.yaml stay as they are.
 
 Writes: the DVC experiment `demo`
-        demo/ (git-ignored): its metrics, tables and pictures, for looking at
+        demo/ (git-ignored): its metrics, tables, pictures and page, for looking at
 """
 
 import subprocess
@@ -38,7 +38,8 @@ NEXT = """
 These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing
 about human speech.
 
-Pictures        demo/*_confusion.png
+The page        demo/index.html: open it in a browser
+Pictures        demo/*.png
 Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
                 dvc exp run -S lr=1e-3
 On to RAVDESS   make repro
@@ -46,14 +47,15 @@ On to RAVDESS   make repro
 
 
 def collect(folder: Path) -> None:
-    """Copy what the experiment's stages wrote to metrics/: not what else the commit has there."""
+    """Copy what the experiment's stages wrote to metrics/ and report/: not what else the commit
+    has there."""
     files = DVCFileSystem(rev="demo")
     lock = YAML(typ="safe").load(files.read_text("dvc.lock"))
     folder.mkdir()
     for stage in lock["stages"].values():
         for out in stage["outs"]:
             path = Path(out["path"])
-            if path.parent == Path("metrics"):
+            if path.parent.name in ("metrics", "report"):
                 files.get_file(out["path"], str(folder / path.name))
 
 

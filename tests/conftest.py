@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+NO_CHROMIUM = "no Chromium or Chrome"
 
 # The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
 SHRUNK = (
@@ -27,19 +30,37 @@ SHRUNK = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine has not: the genuine corpus, a CUDA device."""
+    """Skip what this machine has not: the genuine corpus, a browser, a CUDA device."""
     marked = {
-        name: [item for item in items if item.get_closest_marker(name)] for name in ("real", "gpu")
+        name: [item for item in items if item.get_closest_marker(name)]
+        for name in ("real", "browser", "gpu")
     }
     if not REAL_CORPUS.exists():
         for item in marked["real"]:
             item.add_marker(pytest.mark.skip(reason=f"no genuine corpus in {REAL_CORPUS}"))
+    if not CHROMIUM:
+        for item in marked["browser"]:
+            item.add_marker(pytest.mark.skip(reason=NO_CHROMIUM))
     if marked["gpu"]:
         import torch  # two seconds, which most runs do without
 
         if not torch.cuda.is_available():
             for item in marked["gpu"]:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out for want of a browser, and how to have it."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and NO_CHROMIUM in report.longrepr[2]
+    ]
+    if skipped:
+        terminalreporter.write_line(
+            f"Left out: {len(skipped)} tests in a browser. Debian's package `chromium`, or Chrome, "
+            "has them run."
+        )
 
 
 class Project:

@@ -66,7 +66,7 @@ def test_whatever_git_keeps_stays_until_there_is_a_new_one():
         definition = stage.get("do", stage)
         for out in (*definition.get("outs", []), *definition.get("metrics", [])):
             path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            kept_by_git = not path.startswith("data/")
+            kept_by_git = path.startswith("metrics/")
             assert options.get("persist", False) == kept_by_git, (name, path)
             assert options.get("cache", True) != kept_by_git, (name, path)
 

@@ -1,0 +1,191 @@
+"""The page in a real browser, without a network: what people do with it works."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import made_up
+import pandas as pd
+import pytest
+from conftest import CHROMIUM
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_page import write
+
+from ser.corpus import EMOTIONS
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results and their page."""
+    folder = made_up.make(tmp_path_factory.mktemp("made"))
+    write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """The page, opened; whatever it asks for or complains about is kept."""
+
+    def __init__(self, browser: Browser, path: Path, hash: str = "", **options: object):
+        self.page: Page = browser.new_page(
+            **{"viewport": {"width": 1280, "height": 900}, **options}
+        )
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(f"file://{path}{hash}")
+        expect(self.page.locator("#count")).not_to_be_empty(timeout=60_000)
+
+    @property
+    def count(self) -> int:
+        """The number of clips that the filter lets through, as the page says."""
+        return int((self.page.text_content("#count") or "").split()[0])
+
+    def choose(self, **values: str) -> None:
+        for name, value in values.items():
+            self.page.locator(f"#filter [name={name}]").select_option(value)
+
+    def cells(self, column: int) -> list[str]:
+        """What is written in a column of the rows shown."""
+        return self.page.locator(f"#table tbody td:nth-child({column})").all_inner_texts()
+
+
+@pytest.fixture
+def opened(browser: Browser, made: Path) -> Iterator[Opened]:
+    opened = Opened(browser, made / "report/index.html")
+    yield opened
+    opened.page.close()
+
+
+def predictions(made: Path, model: str) -> pd.DataFrame:
+    table = pd.read_csv(made / f"data/{model}/predictions.csv")
+    return table.assign(right=table["actual"] == table["predicted"])
+
+
+def test_it_opens_without_a_request_or_a_complaint(opened, made):
+    opened.page.locator("#table audio").first.scroll_into_view_if_needed()
+    elsewhere = [url for url in opened.requests if not url.startswith(("blob:", "data:"))]
+    assert elsewhere == [f"file://{made / 'report/index.html'}"]
+    assert opened.said == []
+    assert opened.count == 96
+    assert opened.page.locator("#table audio").count() == 20
+    assert opened.page.locator(".chart svg").count() == 3
+
+
+def test_filters_let_through_what_they_say(opened, made):
+    svm, probe = predictions(made, "svm"), predictions(made, "probe")
+    opened.choose(model="probe", verdict="wrong")
+    assert opened.count == (~probe["right"]).sum() > 0
+    opened.choose(emotion="sad")
+    assert opened.count == (~probe["right"] & (probe["actual"] == "sad")).sum()
+    opened.page.click("text=Show all")
+    expect(opened.page.locator("#count")).to_contain_text("96 of 96")
+    opened.page.check("[name=disagree]")
+    assert opened.count == (svm["predicted"] != probe["predicted"]).sum() > 0
+    opened.page.click("text=Show all")
+    opened.page.fill("[name=from]", "60")
+    sure = svm[list(EMOTIONS)]
+    assert opened.count == pytest.approx((sure.max(axis=1) >= 0.6).sum(), abs=1)
+    opened.page.click("text=Show all")
+    opened.choose(gender="female", actor="12")
+    assert opened.count == 8 and set(opened.cells(2)) == {"12"}
+    opened.page.click("text=Show all")
+    opened.page.fill("[name=search]", "fearful")
+    assert opened.count == 12 and set(opened.cells(4)) == {"fearful"}
+    assert opened.said == []
+
+
+def test_order_by_a_column_and_by_confidence(opened):
+    header = opened.page.locator("#table thead th").nth(1)
+    header.click()
+    assert set(opened.cells(2)[:8]) == {"1"}
+    header.click()
+    assert set(opened.cells(2)[:8]) == {"12"}
+    opened.choose(order="sure")
+    shown = [int(text.split()[2]) for text in opened.cells(7)]
+    assert shown == sorted(shown, reverse=True) and shown[0] > shown[-1]
+
+
+def test_a_cell_leads_to_its_clips_and_a_link_to_the_same(opened, browser, made):
+    cell = opened.page.locator(".confusion a[href*='model=probe']").nth(3)
+    clips = int(cell.inner_text())
+    cell.click()
+    expect(opened.page.locator("#count")).to_contain_text(f"{clips} of 96")
+    expect(opened.page.locator("#clips")).to_be_in_viewport()
+    opened.choose(order="unsure")
+    address = opened.page.url
+    assert "model=probe" in address and "order=unsure" in address
+    names = opened.cells(1)
+    again = Opened(browser, made / "report/index.html", "#" + address.partition("#")[2])
+    assert again.count == clips and again.cells(1) == names
+    assert again.page.locator("[name=model]").input_value() == "probe"
+    again.page.close()
+
+
+def test_a_mark_of_a_chart_leads_to_its_clips(opened):
+    opened.page.locator(".chart a[*|href='#emotion=angry']").first.click()
+    expect(opened.page.locator("#count")).to_contain_text("12 of 96")
+    assert set(opened.cells(4)) == {"angry"}
+
+
+def test_players_play_one_at_a_time(opened):
+    first, second = (opened.page.locator("#table audio").nth(number) for number in (0, 1))
+    first.evaluate("player => player.play()")
+    opened.page.wait_for_function("() => document.querySelector('#table audio').currentTime > 0.1")
+    second.evaluate("player => player.play()")
+    assert first.evaluate("player => player.paused")
+    assert first.evaluate("player => player.duration") == pytest.approx(0.6, abs=0.1)
+
+
+def test_the_keyboard_alone_will_do(opened):
+    keyboard = opened.page.keyboard
+    keyboard.press("Tab")
+    expect(opened.page.locator(".skip")).to_be_focused()
+    keyboard.press("Enter")
+    for _ in range(3):  # model, says, and is
+        keyboard.press("Tab")
+    expect(opened.page.locator("[name=verdict]")).to_be_focused()
+    keyboard.type("wr")
+    expect(opened.page.locator("#count")).to_contain_text("has 0 of them right")
+    assert "verdict=wrong" in opened.page.url
+    for _ in range(40):
+        keyboard.press("Tab")
+        if opened.page.evaluate("document.activeElement.tagName") == "AUDIO":
+            break
+    keyboard.press("Space")
+    opened.page.wait_for_function("() => document.activeElement.currentTime > 0")
+
+
+def test_a_phone_scrolls_one_way_only(browser, made):
+    phone = Opened(browser, made / "report/index.html", viewport={"width": 390, "height": 800})
+    assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
+    row = phone.page.locator("#table tbody tr").first
+    assert row.bounding_box()["width"] <= 390
+    assert "acted: neutral" in row.evaluate(
+        "row => [...row.cells].map(cell => getComputedStyle(cell, '::before').content"
+        ".replaceAll('\"', '') + cell.textContent).join(' ')"
+    )
+    phone.page.close()
+
+
+def test_at_night_the_page_is_dark(browser, made):
+    night = Opened(browser, made / "report/index.html", color_scheme="dark")
+    colours = night.page.evaluate(
+        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    )
+    ink, paper = ([int(part) for part in colour[4:-1].split(",")] for colour in colours)
+    assert sum(ink) > 600 and sum(paper) < 120
+    label = night.page.locator(".chart svg text").first
+    assert label.evaluate("text => getComputedStyle(text).fill") == colours[0]
+    night.page.close()
