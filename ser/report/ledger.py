@@ -109,13 +109,14 @@ def overview() -> str:
             rows.append([words["model"], words["protocol"], *cells])
     for words in said["published"]:
         if words.get("readme"):
-            rows.append([f"*published:* {words['system']}", words["protocol"], *published(words)])
+            protocol = "; ".join(words[key] for key in ("protocol", "caveat") if key in words)
+            rows.append([f"*published:* {words['system']}", protocol, *published(words)])
     return table(["model", "protocol", "accuracy, %", "UAR, %"], rows)
 
 
 def published(words: dict) -> list[str]:
-    """Accuracy and UAR of a published system, as its source gives them."""
-    cells = [f"{words[rate]:g}" if rate in words else "" for rate in ("accuracy", "uar")]
+    """Accuracy and UAR of a published system, and what else its source gives in their place."""
+    cells = [f"{words[rate]:.1f}" if rate in words else "" for rate in ("accuracy", "uar")]
     if "other" in words:
         cells[0] = f"{cells[0]}, {words['other']}".strip(", ")
     return cells
