@@ -1,5 +1,7 @@
 """The page in a real browser, without a network: what people do with it works."""
 
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,3 +191,19 @@ def test_at_night_the_page_is_dark(browser, made):
     label = night.page.locator(".chart svg text").first
     assert label.evaluate("text => getComputedStyle(text).fill") == colours[0]
     night.page.close()
+
+
+def test_dvc_plots_are_drawn_without_a_network(browser, project):
+    """By the script that `make` takes out of a wheel."""
+    makefile = (project.path / "Makefile").read_text()
+    recipe = re.search(r"python -c '(import vl_convert.*)' > \.venv/vega\.js", makefile)[1]
+    script = project.path / ".venv" / "vega.js"
+    script.parent.mkdir()
+    script.write_text(project.run(sys.executable, "-c", recipe).stdout)
+    project.run("dvc", "plots", "show")
+    page, requests = browser.new_page(), []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"file://{project.path}/dvc_plots/index.html")
+    expect(page.locator("svg.marks").first).to_be_visible()
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    page.close()
