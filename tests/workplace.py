@@ -23,14 +23,17 @@ from ser.corpus import describe
 torch.set_num_threads(1)  # models this small only wait for a second thread
 
 
-def make(folder: Path, weights: bool, whisper: bool = False, **changes: object) -> Path:
-    """A folder to run stages in: 24 clips of 12 actors, params of a short training, a tiny
-    checkpoint with or without weights, wav2vec 2.0's or Whisper's."""
+def make(
+    folder: Path, weights: bool, whisper: bool = False, emotions: int = 2, **changes: object
+) -> Path:
+    """A folder to run stages in: clips of 12 actors in so many emotions each, params of a short
+    training, a tiny checkpoint with or without weights, wav2vec 2.0's or Whisper's. The probe wants
+    six emotions."""
     (folder / "data/audio").mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
     for actor in range(1, 13):
-        for emotion in (1 + actor % 8, 1 + (actor + 3) % 8):
+        for emotion in (1 + (actor + 3 * number) % 8 for number in range(emotions)):
             clip = f"03-01-{emotion:02}-01-01-01-{actor:02}"
             time_ = np.arange(rng.integers(4000, 9000)) / 16000
             tone = np.sin(2 * np.pi * (150 + 90 * emotion) * time_) * 4000 + rng.normal(

@@ -1,4 +1,5 @@
-"""Every architecture that fits goes all the way: checkpoint, embed, stored inputs, fine-tuning."""
+"""Every architecture that fits goes all the way: checkpoint, embed, probe, stored inputs,
+fine-tuning."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio
-from ser.encoder import checkpoint
+from ser.corpus import EMOTIONS
+from ser.encoder import checkpoint, trained
 from ser.encoder.clips import Clips, respeed
 from ser.encoder.families.waveform import Waveform
 
@@ -32,23 +34,33 @@ def write(folder: Path, architecture: str) -> None:
     checkpoint.load(bare, "bare", 0).save(folder)
 
 
+def assert_probabilities(predictions: Path, clips: int) -> None:
+    """One row for each of so many clips, with probabilities that are not the same for all."""
+    rows = pd.read_csv(predictions)
+    assert len(rows) == rows["clip"].nunique() == clips
+    probabilities = rows[list(EMOTIONS)].to_numpy()
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert probabilities.std(axis=0).max() > 1e-4
+
+
 @pytest.mark.parametrize("freeze_cnn", [True, False])
 @pytest.mark.parametrize("architecture", [*Waveform.TYPES, "whisper"])
 def test_one_step(tmp_path, architecture, freeze_cnn, capsys):
     """A step changes the layers, the head and, unless frozen, the convolutions, and nothing
     else."""
     folder = workplace.make(
-        tmp_path / "work", weights=True, epochs=1, batch_size=20, freeze_cnn=freeze_cnn, lr=1e-3
-    )
+        tmp_path / "work", weights=True, emotions=6,
+        epochs=1, batch_size=60, freeze_cnn=freeze_cnn, lr=1e-3,
+    )  # fmt: skip
     shutil.rmtree(folder / "tiny")
     write(folder / "tiny", architecture)
     workplace.run(folder, "checkpoint", "embed", "w2v_features", "w2v_finetune 0")
     table = pd.read_parquet(folder / "data/embeddings.parquet")
-    assert len(table) == 24 and np.isfinite(table.iloc[:, 1:].to_numpy()).all()
-    predictions = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv")
-    assert len(predictions) == 4 and predictions.iloc[:, 5:].sum(
-        axis=1
-    ).to_numpy() == pytest.approx(1)
+    assert len(table) == 72 and np.isfinite(table.iloc[:, 1:].to_numpy()).all()
+    assert_probabilities(folder / "data/w2v/fold_0/predictions.csv", 12)
+    if freeze_cnn:  # the probe does not know of it
+        workplace.run(folder, "probe_train")
+        assert_probabilities(folder / "data/probe/predictions.csv", 72)
     before = load_file(folder / "tiny/model.safetensors")
     after = load_file(folder / "data/models/w2v/fold_0/model.safetensors")
     assert before.keys() == after.keys()
@@ -60,6 +72,42 @@ def test_one_step(tmp_path, architecture, freeze_cnn, capsys):
     assert not any("embed_positions" in key for key in moved)
     note = capsys.readouterr().err
     assert ("dropout = 0.1: ignored; Whisper" in note) == (architecture == "whisper")
+
+
+@pytest.mark.slow
+def test_a_pretraining_checkpoint_as_the_hub_has_them(tmp_path):
+    """Pickled, with the heads of pretraining, and the positional convolution's weights as torch
+    named them once: the same features, probe and fine-tuned model as of today's."""
+    new, old = (
+        workplace.make(tmp_path / name, weights=True, emotions=6, epochs=1, batch_size=60)
+        for name in ("new", "old")
+    )
+    tiny = old / "tiny"
+    weights = load_file(tiny / "model.safetensors")
+    assert any(key.startswith("quantizer.") for key in weights)
+    part = "pos_conv_embed.conv."
+    names = {f"{part}parametrizations.weight.original{n}": f"{part}weight_{c}"
+             for n, c in enumerate("gv")}  # fmt: skip
+    renamed = {}
+    for key, tensor in weights.items():
+        name = next((key.replace(a, b) for a, b in names.items() if a in key), key)
+        renamed[name] = tensor
+    assert len(renamed.keys() - weights.keys()) == 2
+    torch.save(renamed, tiny / "pytorch_model.bin")
+    (tiny / "model.safetensors").unlink()
+    for folder in (new, old):
+        workplace.run(folder, "checkpoint", "embed", "probe_train", "w2v_features")
+        workplace.run(folder, "w2v_finetune 0")
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(folder / "data/embeddings.parquet") for folder in (new, old))
+    )
+    for made in ("probe", "features", "w2v"):
+        found, expected = (workplace.digest(folder / "data" / made) for folder in (old, new))
+        assert found == expected
+    # transformers saves weights under the names that it found them.
+    found, expected = (trained.load(folder / "data/models/w2v/fold_0") for folder in (old, new))
+    for (name, one), two in zip(found.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, two), name
 
 
 @pytest.mark.parametrize("architecture", [*Waveform.TYPES, "whisper"])
