@@ -117,7 +117,6 @@ def two_models(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("actors", [4, 8, 24])
 def test_bounds_hold_the_truth_in_95_of_100_experiments(actors):
     """Each experiment draws actors anew, and then their clips, of a model's figures and of the
@@ -181,7 +180,6 @@ def test_tables_of_other_clips_are_refused():
         scoring.differences(predictions(0.4), predictions(0.4, actors=23))
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_tables_that_do_not_fit_are_named(project):
     one_line(project.stage("compare"), "no model", "dvc repro")
