@@ -70,7 +70,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Project:
     demo.write_text(text)
     project.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
     # In the place of the model hub, and as git ignores it.
-    write_whisper(project.path / "openai" / "whisper-tiny.en")
+    encoder = project.path / "openai" / "whisper-tiny.en"
+    write_whisper(encoder, max_source_positions=200, num_mel_bins=16)
     (project.path / ".git" / "info" / "exclude").write_text("/clip.wav\n/openai/\n")
     # Not older than requirements.txt, or make would install all of it anew.
     (project.path / ".venv" / "bin").mkdir(parents=True)

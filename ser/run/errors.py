@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -37,16 +38,28 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             main()
+            return
         except UserError as error:
-            sys.exit(f"{stage}: {error}")
+            message, code = f"{stage}: {error}", 1
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
-            sys.exit(f"{stage}: {error.filename or 'disk'}: {error.strerror}")
+            message, code = f"{stage}: {error.filename or 'disk'}: {error.strerror}", 1
         except KeyboardInterrupt as stop:
-            message, number = stop.args or ("interrupted", signal.SIGINT)
-            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-                print(f"{stage}: {message}", file=sys.stderr)
-            sys.exit(128 + number)
+            said, number = stop.args or ("interrupted", signal.SIGINT)
+            # Of several processes one speaks.
+            message = f"{stage}: {said}" if os.environ.get("RANK", "0") == "0" else ""
+            code = 128 + number
+        busy = main.__module__ == "__main__" and threading.active_count() > 1
+        if code == 1 and not busy:
+            sys.exit(message)
+        if message:
+            print(message, file=sys.stderr)
+        if busy:
+            # Python would take apart threads that are still at work, and abort if one is in C++.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
     return wrapped

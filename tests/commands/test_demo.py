@@ -48,7 +48,7 @@ def test_demo(project):
     made = {path.name: path for path in (project.path / "demo").iterdir()}
     assert {"corpus.json", "corpus.csv", "compare.json"} <= set(made)
     assert {f"{model}_confusion.png" for model in scoring.MODELS} <= set(made)
-    assert "03-01-05-01-01-01-12" in made["index.html"].read_text()
+    assert "03-01-05-01-01-01-08" in made["index.html"].read_text()
     assert "real.csv" not in made and "search" not in made
     assert json.loads(made["corpus.json"].read_text())["clips"] == 192
 

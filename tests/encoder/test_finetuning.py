@@ -181,3 +181,11 @@ def test_held_out_clips_change_nothing(trained, tmp_path):
         pd.read_csv(home / "data/w2v/fold_0/predictions.csv") for home in (trained, folder)
     )
     assert not np.allclose(before[list(EMOTIONS)], after[list(EMOTIONS)])
+
+
+def test_spans_wider_than_the_channels_are_one_line(tmp_path):
+    masks = {"mask_feature_prob": 0.5, "mask_feature_length": 10}
+    folder = workplace.make(tmp_path / "wide", weights=False, whisper=True, **masks)
+    with pytest.raises(SystemExit) as end:
+        workplace.run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    assert end.value.code == ("w2v_finetune: mask_feature_length = 10: tiny has 8 channels to hide")

@@ -111,8 +111,10 @@ def test_filters_let_through_what_they_say(opened, made):
 def test_order_by_a_column_and_by_confidence(opened):
     header = opened.page.locator("#table thead th").nth(1)
     header.click()
+    expect(header).to_have_attribute("aria-sort", "ascending")
     assert set(opened.cells(2)[:8]) == {"1"}
     header.click()
+    expect(header).to_have_attribute("aria-sort", "descending")
     assert set(opened.cells(2)[:8]) == {"12"}
     opened.choose(order="sure")
     shown = [int(text.split()[2]) for text in opened.cells(7)]

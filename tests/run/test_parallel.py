@@ -107,3 +107,38 @@ def test_a_signal_ends_it_in_one_line(tmp_path, end):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + end
     assert stderr.splitlines() == ["napping: interrupted"]
+
+
+FAILING = """
+import numpy as np
+import soxr
+from ser.run import errors, parallel
+
+samples = np.zeros(2_000_000, np.float32)
+
+def resample(item):
+    if item == 40:
+        raise errors.UserError("item 40")
+    soxr.resample(samples, 48000, 16000)
+
+@errors.one_line
+def main():
+    parallel.over(resample, range(1000), None)
+
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_though_other_threads_are_at_work_in_a_library(tmp_path):
+    """Where Python takes threads apart that are inside C++, the process is aborted."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, "-m", "failing"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "failing: item 40\n")

@@ -189,10 +189,19 @@ class Encoder(nn.Module, abc.ABC):
 
     def hide_channels(self, values: torch.Tensor) -> torch.Tensor:
         """`values`, (batch, frames, channels), with zeros in the channels that SpecAugment
-        hides."""
+        hides.
+
+        Raises:
+            UserError: its spans are wider than that.
+        """
         config = self.model.config
         if not config.mask_feature_prob:
             return values
+        if config.mask_feature_length > values.shape[2]:
+            raise UserError(
+                f"mask_feature_length = {config.mask_feature_length}: {self.name} has "
+                f"{values.shape[2]} channels to hide"
+            )
         spans = self.draws.spans(
             torch.full((len(values),), values.shape[2]),
             config.mask_feature_prob,
