@@ -37,6 +37,14 @@ def fits(printed: str, *words: str) -> str:
     return printed
 
 
+def experiments_of_dvc(project: Project, *words: str) -> None:
+    """Assert that the command for `dvc exp show` in docs/pipeline.md fits a screen."""
+    text = (ROOT / "docs" / "pipeline.md").read_text()
+    command = re.search(r"^dvc exp show --.*", text, flags=re.MULTILINE)
+    assert command
+    fits(project.run("bash", "-c", command[0]).stdout, "accuracy", *words)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project on the branch `demo` in which the whole shrunken pipeline has run and is
@@ -116,8 +124,9 @@ def test_nothing_runs_twice_and_nothing_is_left_for_git(done):
 
 def test_lr_reruns_fine_tuning_and_its_scores_alone_and_metrics_diff_shows_it(clone):
     clone.run("git", "switch", "--quiet", "--create", "other")
-    output = clone.run("dvc", "exp", "run", "-S", "lr=2e-5").stdout
+    output = clone.run("dvc", "exp", "run", "-S", "lr=2e-5", "--name", "smaller-step").stdout
     assert ran(output) == W2V
+    experiments_of_dvc(clone, "smaller-step", "lr")
     assert re.search(r"^lr: 2e-05\b", (clone.path / "params.yaml").read_text(), flags=re.MULTILINE)
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "A smaller step")
@@ -135,6 +144,7 @@ def test_tables_fit_a_screen(clone):
     shown = fits(clone.command("experiments", COLUMNS="120").stdout, "accuracy", "uar")
     assert re.search(r"^ +one-cost .* svm_train\.C=\[3\]", shown, flags=re.MULTILINE)
     one_line(clone.command("experiments", "--nonsense"), "dvc exp show", "--nonsense")
+    experiments_of_dvc(clone, "one-cost", "svm_train.C")
 
 
 def test_a_word_for_a_number_stops_before_any_work(clone):
