@@ -22,7 +22,6 @@ from dvc_data.index.index import DataIndexDirError
 from ser import scoring
 from ser.run import errors, experiments
 
-EMOBOX = "split.folds=[[1,11,20,21],[4,10,12,14],[8,9,19,23],[3,5,7,24],[2,15,16,18],[6,13,17,22]]"
 ORIGINAL = (
     "mfcc.trim_db=35", "mfcc.warps=[1.0]", "mfcc.deltas=0", "mfcc.statistics=[mean]",
     "mfcc.dct_terms=0", "mfcc.segments=[]", "mfcc.covariance=false",
@@ -33,7 +32,7 @@ ORIGINAL = (
 # first.
 VARIANTS = {
     "original": ("the original project's: mean MFCC, its grid", ORIGINAL),
-    "emobox": ("EmoBox's folds", (EMOBOX,)),
+    "emobox": ("EmoBox's folds", ("split.scheme=emobox",)),
     "speaker-norm": ("TRANSDUCTIVE: speakers normalised", ("svm_train.speaker_norm=true",)),
     "no-trim": ("no trimming", ("mfcc.trim_db=null",)),
     "trim-35": ("trimming at 35 dB", ("mfcc.trim_db=35",)),

@@ -5,13 +5,43 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML, YAMLError
 
+from ser import protocols
 from ser.corpus import ACTORS
 from ser.run.errors import UserError
 
 Actor = Annotated[int, Field(ge=ACTORS[0], le=ACTORS[-1])]
+
+
+def partition(folds: list[list[int]]) -> list[list[int]]:
+    """The folds, if each actor belongs to one of them."""
+    actors = [actor for fold in folds for actor in fold]
+    twice = sorted({actor for actor in actors if actors.count(actor) > 1})
+    if twice:
+        raise ValueError(
+            f"actor {twice[0]} stands in two places; each of the actors 1 to 24 belongs to one fold"
+        )
+    missing = sorted(set(ACTORS) - set(actors))
+    if missing or not all(folds):
+        raise ValueError(
+            f"actors {missing} are in no fold, or a fold is empty; "
+            "each of the actors 1 to 24 belongs to one fold"
+        )
+    return folds
+
+
+Folds = Annotated[list[list[Actor]], Field(min_length=2), AfterValidator(partition)]
 
 
 class Section(BaseModel):
@@ -32,27 +62,20 @@ class Demo(Section):
 
 
 class Split(Section):
-    """Which actors form which fold."""
+    """Which clips form which fold: a name in `protocols.PROTOCOLS`, or the actors of each fold."""
 
-    folds: list[list[Actor]] = Field(min_length=2)
+    scheme: str | list[list[Actor]]
+    seed: int = Field(ge=0, lt=2**32)
 
-    @field_validator("folds")
+    @field_validator("scheme", mode="before")
     @classmethod
-    def partition(cls, folds: list[list[int]]) -> list[list[int]]:
-        actors = [actor for fold in folds for actor in fold]
-        twice = sorted({actor for actor in actors if actors.count(actor) > 1})
-        if twice:
-            raise ValueError(
-                f"actor {twice[0]} stands in two places; "
-                "each of the actors 1 to 24 belongs to one fold"
-            )
-        missing = sorted(set(ACTORS) - set(actors))
-        if missing or not all(folds):
-            raise ValueError(
-                f"actors {missing} are in no fold, or a fold is empty; "
-                "each of the actors 1 to 24 belongs to one fold"
-            )
-        return folds
+    def name_or_folds(cls, scheme: object) -> object:
+        if isinstance(scheme, list):
+            return TypeAdapter(Folds).validate_python(scheme, strict=True)
+        if scheme not in protocols.PROTOCOLS:
+            names = ", ".join(protocols.PROTOCOLS)
+            raise ValueError(f"expected one of {names}, or a list of actors for each fold")
+        return scheme
 
 
 class Mfcc(Section):
@@ -171,10 +194,11 @@ class Params(Finetuning):
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":
-        allowed = range(len(self.split.folds))
+        allowed = range(protocols.count(self.split.scheme))
         if not set(self.folds) <= set(allowed) or len(set(self.folds)) < len(self.folds):
             raise ValueError(
-                f"folds = {self.folds}: expected distinct numbers from 0 to {allowed[-1]}"
+                f"folds = {self.folds}: expected distinct numbers from 0 to {allowed[-1]}, the "
+                f"folds of split.scheme: {protocols.title(self.split.scheme)}"
             )
         return self
 

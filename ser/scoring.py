@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from ser import calibration, corpus
 from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
@@ -195,17 +196,14 @@ def summary(predictions: pd.DataFrame) -> dict[str, float]:
     """The figures that a model goes by, pooled over the held-out clips.
 
     Returns:
-        Accuracy, UAR and macro-F1, the first two with their bounds, see `bounded`; `log_loss`: the
-        cross-entropy of the probabilities in nats, 2.08 for eight equal ones, lower is better. No
-        more, so that `dvc metrics show` fits a screen 120 columns wide.
+        Accuracy, UAR and macro-F1, the first two with their bounds, see `bounded`; `ece`, see
+        `calibration.expected_error`. No more, so that `dvc metrics show` fits a screen 120 columns
+        wide.
     """
     figures = bounded(predictions)
-    of_actual = predictions[list(EMOTIONS)].to_numpy()[
-        np.arange(len(predictions)), predictions["actual"].map(EMOTIONS.index)
-    ]
     return {
         **{name: value for name, value in figures.items() if not name.startswith("macro_f1_")},
-        "log_loss": float(-np.log(np.clip(of_actual, 1e-12, None)).mean()),
+        "ece": calibration.expected_error(predictions),
     }
 
 
@@ -224,13 +222,27 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
     """Scores of the clips of each fold or of each actor, as `column` says: a row each, ascending.
 
     Returns:
-        fold; actor, or actors (how many) of a fold; clips; accuracy; uar; macro_f1.
+        fold (of an actor in several: none); actor, or actors (how many) of a fold; clips; accuracy;
+        uar; macro_f1.
     """
     rows = []
     for value, part in predictions.groupby(column):
         who = {"fold": value, "actors": part["actor"].nunique()}
         if column == "actor":
-            who = {"actor": value, "fold": part["fold"].iloc[0]}
+            folds = set(part["fold"])
+            who = {"actor": value, "fold": folds.pop() if len(folds) == 1 else ""}
         figures = rates(per_actor_confusion(part).sum(axis=0))
         rows.append({**who, "clips": len(part), **figures})
+    return pd.DataFrame(rows)
+
+
+def by_kind(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the clips of either gender, intensity and statement: kind, value, clips, accuracy,
+    uar, macro_f1. Neutral has no strong intensity, so that the two have not the same emotions."""
+    clips = predictions.merge(corpus.table(predictions["clip"]).drop(columns="actor"), on="clip")
+    rows = []
+    for kind in ("gender", "intensity", "statement"):
+        for value, part in clips.groupby(kind):
+            figures = rates(per_actor_confusion(part).sum(axis=0))
+            rows.append({"kind": kind, "value": value, "clips": len(part), **figures})
     return pd.DataFrame(rows)

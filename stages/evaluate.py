@@ -3,12 +3,14 @@
     python -m stages.evaluate MODEL
 
 Reads:  data/MODEL: predictions.csv and protocol.txt, for w2v in a folder per fold;
-        params `corpus`, `folds`
+        params `corpus`, `folds`, `split.scheme`
 Writes: metrics/MODEL.json: accuracy, uar, macro_f1, the first two with 95 % bounds over actors
-            (accuracy_low, …), log_loss
+            (accuracy_low, …), ece
         metrics/MODEL_protocol.txt: how the figures came about, in one line
         metrics/MODEL_folds.csv: fold, actors, clips, accuracy, uar, macro_f1; a row per fold
         metrics/MODEL_actors.csv: actor, fold, clips, accuracy, uar, macro_f1; a row per actor
+        metrics/MODEL_kinds.csv: kind, value, clips, accuracy, uar, macro_f1; a row per gender,
+            intensity and statement
         metrics/MODEL_emotions.csv: emotion, clips, recall, precision, f1; a row per emotion
         metrics/MODEL_confusion.csv: actual, predicted; a row per clip, for DVC's confusion plot
         metrics/MODEL_confusion.png: its picture
@@ -18,21 +20,25 @@ import argparse
 
 import pandas as pd
 
-from ser import corpus, params, scoring
+from ser import corpus, params, protocols, scoring
 from ser.report import plots
 from ser.run import errors, outputs
 
 
-def protocol(model: str, folds: list[int], predictions: pd.DataFrame, title: str) -> str:
-    """How the figures came about, in one line: corpus, held-out actors of each fold, and what the
-    model's stage says of itself."""
+def protocol(model: str, settings: params.Params, predictions: pd.DataFrame) -> str:
+    """How the figures came about, in one line: corpus, protocol, held-out actors of each fold, and
+    what the model's stage says of itself."""
     said = {
-        (source / "protocol.txt").read_text().strip() for source in scoring.sources(model, folds)
+        (source / "protocol.txt").read_text().strip()
+        for source in scoring.sources(model, settings.folds)
     }
-    held_out = " | ".join(
-        ",".join(map(str, sorted(set(rows["actor"])))) for _, rows in predictions.groupby("fold")
-    )
-    return f"{title}; {len(folds)} folds, held-out actors {held_out}; {'; '.join(sorted(said))}"
+    scheme = settings.split.scheme
+    parts = [corpus.TITLES[settings.corpus], protocols.title(scheme), *sorted(said)]
+    if protocols.folds(scheme):
+        actors = [sorted(set(rows["actor"])) for _, rows in predictions.groupby("fold")]
+        listed = " | ".join(",".join(map(str, fold)) for fold in actors)
+        parts.insert(2, f"held-out actors {listed}")
+    return "; ".join(parts)
 
 
 @errors.one_line
@@ -45,15 +51,17 @@ def main() -> None:
     settings = params.load()
     predictions = scoring.read(model, settings.folds)
     figures = scoring.summary(predictions)
+    leaky = "" if protocols.folds(settings.split.scheme) else ", LEAKY random split"
     title = (
-        f"{scoring.MODELS[model]} on {corpus.TITLES[settings.corpus]}\n"
+        f"{scoring.MODELS[model]} on {corpus.TITLES[settings.corpus]}{leaky}\n"
         f"accuracy {figures['accuracy']:.1%}, UAR {figures['uar']:.1%}, "
         f"{len(predictions)} held-out clips of {predictions['actor'].nunique()} actors"
     )
-    text = protocol(model, settings.folds, predictions, corpus.TITLES[settings.corpus])
+    text = protocol(model, settings, predictions)
     tables = {
         "folds": scoring.by_group(predictions, "fold"),
         "actors": scoring.by_group(predictions, "actor"),
+        "kinds": scoring.by_kind(predictions),
         "emotions": scoring.by_emotion(predictions),
         "confusion": predictions[["actual", "predicted"]],
     }

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser import params, scoring
-from ser.report import calibration, charts, ledger, page
+from ser import calibration, params, scoring
+from ser.report import charts, ledger, page
 from ser.run import errors, outputs
 
 

@@ -1,4 +1,5 @@
-"""Split the corpus into folds by actor, so that no voice is ever on both sides.
+"""Split the corpus into folds: by actor, so that no voice is ever on both sides, unless the
+leaky scheme `random` is asked for.
 
 Reads:  data/raw/Actor_XX/*.wav (the names only)
         params `split`
@@ -6,23 +7,39 @@ Writes: data/folds.csv: clip, actor, gender, emotion, intensity, statement, repe
             per clip, sorted by clip
 """
 
-import pandas as pd
+from collections.abc import Iterable
 
-from ser import corpus, params
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
+
+from ser import corpus, params, protocols
 from ser.run import errors, outputs
 
 
-def assign(clips: pd.DataFrame, folds: list[list[int]]) -> pd.DataFrame:
+def assign(clips: pd.DataFrame, folds: Iterable[Iterable[int]]) -> pd.DataFrame:
     """Add the column `fold`: the index in `folds` of the group that holds the clip's actor."""
     fold_of = {actor: fold for fold, actors in enumerate(folds) for actor in actors}
     return clips.assign(fold=clips["actor"].map(fold_of))
+
+
+def deal_out(clips: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Add the column `fold` at random, with as many clips of each emotion in each fold: the voices
+    of every fold are in the others, too, which is the leak of many published figures."""
+    folds = StratifiedKFold(protocols.RANDOM_FOLDS, shuffle=True, random_state=seed)
+    numbers = np.empty(len(clips), int)
+    for fold, (_, rows) in enumerate(folds.split(clips, clips["emotion"])):
+        numbers[rows] = fold
+    return clips.assign(fold=numbers)
 
 
 @errors.one_line
 def main() -> None:
     """Read the names, assign the folds, write the table."""
     settings = params.load().split
-    clips = assign(corpus.table(corpus.files("data/raw")), settings.folds)
+    clips = corpus.table(corpus.files("data/raw"))
+    actors = protocols.folds(settings.scheme)
+    clips = deal_out(clips, settings.seed) if actors is None else assign(clips, actors)
     with outputs.whole("data/folds.csv") as path:
         clips.to_csv(path, index=False, lineterminator="\n")
     for fold, rows in clips.groupby("fold"):

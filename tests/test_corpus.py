@@ -1,9 +1,10 @@
 """Names and folds: what the first stages promise."""
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from ser import corpus, params
+from ser import corpus, protocols
 from ser.run import errors
 from stages import split
 
@@ -49,9 +50,21 @@ def test_names_that_do_not_parse(name):
 
 
 def test_folds_share_no_actor_and_balance_gender_and_emotion():
-    folds = split.assign(corpus.table(CLIPS), params.load(ROOT / "params.yaml").split.folds)
+    folds = split.assign(corpus.table(CLIPS), protocols.folds("six"))
     assert (folds.groupby("actor")["fold"].nunique() == 1).all()
     assert (folds.drop_duplicates("actor").groupby(["fold", "gender"]).size() == 2).all()
     counts = folds.groupby(["fold", "emotion"]).size().unstack()
     assert (counts["neutral"] == 16).all()
     assert (counts.drop(columns="neutral") == 32).all(axis=None)
+
+
+@pytest.mark.parametrize("scheme", protocols.PROTOCOLS)
+def test_each_protocol_holds_out_every_clip_once(scheme):
+    clips, actors = corpus.table(CLIPS), protocols.folds(scheme)
+    table = split.assign(clips, actors) if actors else split.deal_out(clips, seed=0)
+    assert set(table["fold"]) == set(range(protocols.count(scheme)))
+    both_sides = table.groupby("actor")["fold"].nunique().max() > 1
+    assert both_sides == ("LEAKY" in protocols.title(scheme)) == (scheme == "random")
+    if both_sides:
+        assert table.groupby(["emotion", "fold"]).size().groupby("emotion").agg(np.ptp).max() <= 1
+        assert not split.deal_out(clips, seed=1).equals(table)

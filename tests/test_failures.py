@@ -12,13 +12,12 @@ import pytest
 from conftest import ROOT, SHRUNK, Project
 from ruamel.yaml import YAML
 
-from ser import corpus, scoring
+from ser import corpus, protocols, scoring
 from ser.corpora import ravdess
 from stages import split
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 pytestmark = pytest.mark.slow
-FOLDS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["split"]["folds"]
 
 
 class NotThere(BaseHTTPRequestHandler):
@@ -133,7 +132,9 @@ def test_scoring_that_fails(project, stage, words):
 @pytest.mark.skipif(os.name != "posix", reason="ulimit")
 def test_a_disk_that_fills_up_while_scoring_leaves_no_new_figure_beside_old_ones(project):
     """The tables fit, the picture does not."""
-    clips = split.assign(corpus.table(ravdess.read_manifest(ravdess.MANIFEST)), FOLDS)
+    clips = split.assign(
+        corpus.table(ravdess.read_manifest(ravdess.MANIFEST)), protocols.folds("six")
+    )
     right = clips[["clip", "actor", "fold"]].assign(
         actual=clips["emotion"], predicted=clips["emotion"]
     )

@@ -118,7 +118,11 @@ GROUPS = [
             "probe_train.inner_folds": (2, {}),
         },
     ),
-    (("split",), "data/folds.csv", {"split.folds": (THREE_FOLDS, {})}),
+    (
+        ("split",),
+        "data/folds.csv",
+        {"split.scheme": (THREE_FOLDS, {}), "split.seed": (1, {"split.scheme": "random"})},
+    ),
     (("svm_train", "evaluate svm"), "metrics/svm.json", {"folds": ([0], {})}),
     (("svm_train", "evaluate svm"), "metrics/svm_protocol.txt", {"corpus": ("demo", {})}),
     (

@@ -1,6 +1,8 @@
 """Scores against scikit-learn's, bounds against how often they hold the truth, comparisons against
 cases counted by hand."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,13 @@ from conftest import one_line
 from scipy import stats
 from sklearn import metrics
 
-from ser import scoring
+from ser import calibration, corpus, scoring
+from ser.corpora import ravdess
 from ser.corpus import EMOTIONS
 from ser.run import errors
 from stages.compare import compare
+
+NAMES = corpus.table(ravdess.read_manifest(ravdess.MANIFEST))
 
 
 def predictions(accuracy: float, seed: int = 0, actors: int = 24, clips: int = 60) -> pd.DataFrame:
@@ -25,8 +30,9 @@ def predictions(accuracy: float, seed: int = 0, actors: int = 24, clips: int = 6
     probabilities = np.full((size, 8), 0.05)
     probabilities[np.arange(size), predicted] = 0.65
     actor = np.repeat(np.arange(1, actors + 1), clips)
+    groups = itertools.islice(NAMES.groupby("actor"), actors)
     return pd.DataFrame({
-        "clip": [f"clip {number:04}" for number in range(size)],
+        "clip": [clip for _, names in groups for clip in names["clip"][:clips]],
         "actor": actor, "fold": (actor - 1) // 4,
         "actual": np.array(EMOTIONS)[actual], "predicted": np.array(EMOTIONS)[predicted],
         **dict(zip(EMOTIONS, probabilities.T, strict=True)),
@@ -46,7 +52,7 @@ def test_figures_are_those_of_scikit_learn():
     assert figures["macro_f1"] == pytest.approx(
         metrics.f1_score(actual, predicted, average="macro")
     )
-    assert figures["log_loss"] == pytest.approx(
+    assert calibration.log_loss(table) == pytest.approx(
         metrics.log_loss(actual, table[sorted(EMOTIONS)], labels=sorted(EMOTIONS))
     )
 
@@ -55,7 +61,12 @@ def test_tables_beside_the_figures_add_up_to_them():
     table = predictions(0.5)
     figures = scoring.summary(table)
     folds, actors = scoring.by_group(table, "fold"), scoring.by_group(table, "actor")
-    emotions = scoring.by_emotion(table)
+    emotions, kinds = scoring.by_emotion(table), scoring.by_kind(table)
+    for _, rows in kinds.groupby("kind"):
+        assert np.average(rows["accuracy"], weights=rows["clips"]) == pytest.approx(
+            figures["accuracy"]
+        )
+        assert rows["clips"].sum() == len(table)
     assert list(folds["actors"]) == [4] * 6
     assert list(actors["actor"]) == list(range(1, 25))
     assert list(actors["fold"]) == [fold for fold in range(6) for _ in range(4)]
@@ -91,7 +102,7 @@ def test_bounds_stay_among_possible_values():
 
 def test_one_actor_has_figures_without_bounds():
     table = predictions(0.6, actors=1)
-    assert set(scoring.summary(table)) == {*scoring.RATES, "log_loss"}
+    assert set(scoring.summary(table)) == {*scoring.RATES, "ece"}
     assert set(scoring.differences(table, table)) == set(scoring.RATES)
 
 

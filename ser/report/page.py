@@ -16,8 +16,8 @@ from itables.utils import read_package_file
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ser import audio, corpus, scoring
-from ser.report import calibration, charts, clips, ledger
+from ser import audio, calibration, corpus, scoring
+from ser.report import charts, clips, ledger
 from ser.run import parallel
 
 WEB = Path(__file__).parent / "web"  # template, style and script
@@ -82,8 +82,8 @@ def model(name: str, predictions: pd.DataFrame, protocol: str) -> dict[str, Any]
         "title": scoring.MODELS[name],
         "clips": len(predictions),
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
-        "log_loss": figures["log_loss"],
-        "calibration_error": calibration.expected_error(predictions),
+        "log_loss": calibration.log_loss(predictions),
+        "calibration_error": figures["ece"],
         "confusion": rows,
         "protocol": protocol,
     }

@@ -15,8 +15,7 @@ import pandas as pd
 import pytest
 from conftest import Project, one_line
 
-from ser import audio, corpus, scoring
-from ser.report import calibration
+from ser import audio, calibration, corpus, scoring
 from stages import report
 
 
