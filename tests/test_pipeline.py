@@ -147,6 +147,23 @@ def test_tables_fit_a_screen(clone):
     experiments_of_dvc(clone, "one-cost", "svm_train.C")
 
 
+def test_seeds_are_experiments_whose_mean_is_printed(clone):
+    printed = clone.command("seeds", "0", "1")
+    assert printed.returncode == 0, printed.stderr
+    rows = [line.strip("| ").split(" | ") for line in printed.stdout.splitlines()[2:5]]
+    assert [row[0] for row in rows[:2]] == ["seed 0", "seed 1"]
+    accuracy = [float(row[1].partition(" ")[0]) for row in rows[:2]]
+    committed = json.loads((clone.path / "metrics" / "w2v.json").read_text())
+    assert accuracy[0] == pytest.approx(100 * committed["accuracy"], abs=0.06)
+    assert accuracy[1] != accuracy[0]
+    mean, deviation = (float(word) for word in rows[2][1].split(" ± "))
+    assert mean == pytest.approx(sum(accuracy) / 2, abs=0.1)
+    assert deviation == pytest.approx(abs(accuracy[1] - accuracy[0]) / 2**0.5, abs=0.15)
+    one_line(clone.command("seeds", "1", "1"), "[1, 1]", "each once")
+    one_line(clone.command("seeds", "0", "1", "-S", "seed=3"), "without -S")
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
 def test_a_word_for_a_number_stops_before_any_work(clone):
     before = (clone.path / "data" / "w2v" / "fold_0" / "predictions.csv").read_bytes()
     failed = clone.run("dvc", "exp", "run", "--temp", "-S", "lr=abc", check=False)
