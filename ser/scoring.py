@@ -28,13 +28,19 @@ ALONE = ("svm", "probe", "w2v")  # those that `mean` is the mean of
 BY_FOLD = ("w2v",)  # those that a stage trains fold by fold, each into a folder of its own
 
 
-def sources(model: str, folds: list[int]) -> list[Path]:
+def title(name: str) -> str:
+    """What to call a model of `MODELS`, or, by MODEL@COMMIT, that of another commit."""
+    model, at, commit = name.partition("@")
+    return f"{MODELS[model]}, {commit}" if at else MODELS[model]
+
+
+def sources(model: str, folds: list[int], project: Path = Path()) -> list[Path]:
     """The folders that hold a model's predictions and its line on how they came about."""
-    folder = Path("data", model)
+    folder = project / "data" / model
     return [folder / f"fold_{fold}" for fold in folds] if model in BY_FOLD else [folder]
 
 
-def read(model: str, folds: list[int]) -> pd.DataFrame:
+def read(model: str, folds: list[int], project: Path = Path()) -> pd.DataFrame:
     """The held-out predictions of a model, one row per clip of the given folds, sorted by clip.
 
     Args:
@@ -42,6 +48,7 @@ def read(model: str, folds: list[int]) -> pd.DataFrame:
             `BY_FOLD`, data/MODEL/fold_K/predictions.csv.
         folds: held-out folds to keep. They come from params.yaml and not from the folders that
             exist: a fold that was dropped stays on the disk.
+        project: the folder in which data/ lies.
 
     Returns:
         The columns of `COLUMNS`; the eight probabilities of a row sum to 1.
@@ -49,7 +56,7 @@ def read(model: str, folds: list[int]) -> pd.DataFrame:
     Raises:
         UserError: a table is missing, lacks a column or a fold, or has a clip twice.
     """
-    paths = [source / "predictions.csv" for source in sources(model, folds)]
+    paths = [source / "predictions.csv" for source in sources(model, folds, project)]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UserError(f"{missing[0]}: no such table; `dvc repro` makes it")

@@ -147,6 +147,23 @@ def test_tables_fit_a_screen(clone):
     experiments_of_dvc(clone, "one-cost", "svm_train.C")
 
 
+def test_a_page_shows_two_experiments_side_by_side(clone):
+    before = (clone.path / "report" / "index.html").read_bytes()
+    done = clone.stage("report", "--no-audio", "--beside", "origin/demo")
+    assert done.returncode == 0, done.stderr
+    page = (clone.path / "report" / "beside-no-audio.html").read_text()
+    for title in scoring.MODELS.values():
+        assert f"<dt>{title}, origin/demo</dt>" in page
+        assert f"{title}, origin/demo - {title}</th>" in page
+    assert "#model=svm%40origin/demo&amp;emotion=" in page
+    assert (clone.path / "report" / "index.html").read_bytes() == before
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+    one_line(clone.stage("report", "--beside", "nonsense"), "nonsense", "no such commit")
+    clone.run("git", "commit", "--quiet", "--allow-empty", "--message", "Nothing")
+    start = clone.run("git", "rev-list", "--max-parents=0", "HEAD").stdout.strip()
+    one_line(clone.stage("report", "--beside", start), f"data@{start}", "no model")
+
+
 def test_seeds_are_experiments_whose_mean_is_printed(clone):
     printed = clone.command("seeds", "0", "1")
     assert printed.returncode == 0, printed.stderr

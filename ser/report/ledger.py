@@ -64,7 +64,8 @@ def rounded(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def settings() -> dict:
     """What results/tables.yaml says: `measured`, by name model, protocol, seeds and page;
-    `pairs`, lists of two names; `published`, a list of rows."""
+    `pairs`, lists of two names; `protocols`, lists of names by protocol; `published`, a list of
+    rows."""
     return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
 
 
@@ -122,27 +123,36 @@ def published(words: dict) -> list[str]:
     return cells
 
 
+def results() -> list[list[str]]:
+    """Name, model, protocol, and accuracy, UAR and macro-F1 with their bounds, of all results."""
+    return [
+        [
+            name,
+            words["model"],
+            words["protocol"],
+            *(figure(name, rate, words.get("seeds", [])) for rate in scoring.RATES),
+        ]
+        for name, words in settings()["measured"].items()
+    ]
+
+
 def measured() -> str:
     """The table of all results."""
     rows = []
-    for name, words in settings()["measured"].items():
-        result, seeds = read(name), words.get("seeds", [])
-        rows.append([
-            f"[{name}](../results/{name})",
-            words["model"],
-            words["protocol"],
-            *(figure(name, rate, seeds) for rate in scoring.RATES),
-            minutes(result.run),
-            gigabytes(result.run),
-        ])  # fmt: skip
+    for name, *cells in results():
+        run = read(name).run
+        link = f"[{name}](../results/{name})"
+        rows.append([link, *cells, minutes(run), gigabytes(run)])
     head = ["result", "model", "protocol", "accuracy, %", "UAR, %", "macro-F1, %", "time", "memory"]
     return table(head, rows)
 
 
 def folds() -> str:
-    """The accuracy of each result in each of its folds, in percent."""
-    names = settings()["measured"]
-    scores = {name: scoring.by_group(read(name).predictions, "fold") for name in names}
+    """The accuracy of each result with several folds of several actors in each, in percent."""
+    scores = {
+        name: scoring.by_group(read(name).predictions, "fold") for name in settings()["measured"]
+    }
+    scores = {name: part for name, part in scores.items() if len(part) > 1 < part["actors"].min()}
     most = max(map(len, scores.values()))
     rows = [
         [name, *(f"{100 * value:.1f}" for value in part["accuracy"]), *[""] * (most - len(part))]
@@ -160,6 +170,17 @@ def differences() -> str:
         cells = [scoring.as_text(points, rate, "{:+.1f}") for rate in ("accuracy", "uar")]
         rows.append([f"{first} less {second}", *cells])
     return table(["difference", "accuracy, points", "UAR, points"], rows)
+
+
+def protocols() -> str:
+    """What each model reaches under each protocol: accuracy, UAR, their bounds, and the command."""
+    rows = []
+    for protocol, names in settings()["protocols"].items():
+        for name in names:
+            words, result = settings()["measured"][name], read(name)
+            cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
+            rows.append([protocol, words["model"], *cells, f"`{result.run['command']}`"])
+    return table(["protocol", "model", "accuracy, %", "UAR, %", "command"], rows)
 
 
 def others() -> str:
@@ -183,6 +204,7 @@ PARTS = {
     "measured": measured,
     "folds": folds,
     "differences": differences,
+    "protocols": protocols,
     "published": others,
 }
 

@@ -35,22 +35,26 @@ class Results:
 
     Attributes:
         corpus: the value of `corpus` in params.yaml.
+        leaky: whether held-out actors may be in training, too.
         params: the text of params.yaml.
         tables: the held-out predictions by the model's name, of the same clips, sorted by clip.
         protocols: how each model's figures came about, by its name.
         runs: a line on each model that wrote down what device it was trained on.
         audit: metrics/corpus.json.
         by_emotion: metrics/corpus.csv.
+        measured: the ledger's results, see `ledger.results`.
         published: other people's figures, as results/tables.yaml has them.
     """
 
     corpus: str
+    leaky: bool
     params: str
     tables: dict[str, pd.DataFrame]
     protocols: dict[str, str]
     runs: list[str]
     audit: dict[str, object]
     by_emotion: pd.DataFrame
+    measured: list[list[str]]
     published: list[dict[str, Any]]
 
     @property
@@ -79,7 +83,7 @@ def model(name: str, predictions: pd.DataFrame, protocol: str) -> dict[str, Any]
     ]
     return {
         "name": name,
-        "title": scoring.MODELS[name],
+        "title": scoring.title(name),
         "clips": len(predictions),
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
         "log_loss": calibration.log_loss(predictions),
@@ -99,7 +103,7 @@ def pairs(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
         )
         rows.append(
             {
-                "title": f"{scoring.MODELS[first]} - {scoring.MODELS[second]}",
+                "title": f"{scoring.title(first)} - {scoring.title(second)}",
                 "accuracy": scoring.as_text(figures, "accuracy", "{:+.1f}"),
                 "uar": scoring.as_text(figures, "uar", "{:+.1f}"),
                 "only_first": (right & ~too).sum(),
@@ -112,16 +116,13 @@ def pairs(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
 def groups(results: Results) -> list[dict[str, Any]]:
     """Accuracy and UAR of all models on the clips of each gender, intensity and sentence."""
     rows = []
-    for column, style in GROUPS.items():
-        for value, part in results.described.groupby(column):
-            name = style.format(value)
-            if column == "statement":
-                name = SENTENCES[results.corpus][int(str(value)) - 1]
-            figures = []
-            for table in results.tables.values():
-                of_group = table[table["clip"].isin(part["clip"])]
-                figures.append(scoring.rates(scoring.per_actor_confusion(of_group).sum(axis=0)))
-            rows.append({"name": name, "clips": len(part), "figures": figures})
+    scored = [scoring.by_kind(table).to_dict("records") for table in results.tables.values()]
+    for figures in zip(*scored, strict=True):
+        kind, value = figures[0]["kind"], figures[0]["value"]
+        name = GROUPS[kind].format(value)
+        if kind == "statement":
+            name = SENTENCES[results.corpus][value - 1]
+        rows.append({"name": name, "clips": figures[0]["clips"], "figures": figures})
     return rows
 
 
@@ -133,7 +134,7 @@ def drawn(results: Results, epochs: pd.DataFrame | None) -> dict[str, tuple[str,
     """
 
     def each(function: Callable[[pd.DataFrame], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        return {scoring.MODELS[name]: function(table) for name, table in results.tables.items()}
+        return {scoring.title(name): function(table) for name, table in results.tables.items()}
 
     made = {
         "emotions": (
@@ -172,7 +173,7 @@ def described(results: Results) -> dict[str, Any]:
         models.append(
             {
                 "name": name,
-                "title": scoring.MODELS[name],
+                "title": scoring.title(name),
                 "predicted": table["predicted"].map(corpus.EMOTIONS.index).tolist(),
                 "permille": np.rint(1000 * probabilities).astype(int).tolist(),
             }
@@ -229,6 +230,7 @@ def render(results: Results, drawings: dict[str, tuple[str, str, Any]], sounds: 
     )
     return environment.get_template("page.html.jinja").render(
         title=title,
+        leaky=results.leaky,
         counts=f"{len(data['clips']['clip'])} held-out clips of {len(actors)} actors",
         audio=bool(embedded),
         synthetic=results.corpus == "demo",
@@ -240,6 +242,7 @@ def render(results: Results, drawings: dict[str, tuple[str, str, Any]], sounds: 
         models=[
             model(name, table, results.protocols[name]) for name, table in results.tables.items()
         ],
+        measured=results.measured,
         published=[
             {**words, "figures": ledger.published(words)} for words in results.published
         ],

@@ -39,12 +39,12 @@ def make(folder: Path, sound: bool = True) -> Path:
     Args:
         sound: whether there are clips to listen to.
     """
-    for name in ("data/audio", "metrics", "results"):
+    for name in ("data/audio", "metrics"):
         (folder / name).mkdir(parents=True)
     values = YAML().load(ROOT / "params.yaml")
     values.update(corpus="demo", folds=[0, 1, 2])
     YAML().dump(values, folder / "params.yaml")
-    shutil.copy(ROOT / "results/tables.yaml", folder / "results")
+    shutil.copytree(ROOT / "results", folder / "results")
     for seed, (model, share) in enumerate({"svm": 0.6, "probe": 0.8}.items()):
         (folder / "data" / model).mkdir()
         predictions(share, seed).to_csv(folder / f"data/{model}/predictions.csv", index=False)

@@ -1,0 +1,119 @@
+"""Every number of `metrics/` and `results/`, counted anew from the predictions with pandas,
+scikit-learn and SciPy alone: nothing here comes from the project's own code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/predictions.csv"))
+
+
+def over_emotions(figure: Callable, table: pd.DataFrame) -> float:
+    """The mean of a figure over the emotions that occur."""
+    actual = table["actual"]
+    labels = sorted(set(actual))
+    return figure(actual, table["predicted"], average="macro", labels=labels, zero_division=0)
+
+
+RATES = {
+    "accuracy": lambda table: metrics.accuracy_score(table["actual"], table["predicted"]),
+    "uar": lambda table: over_emotions(metrics.recall_score, table),
+    "macro_f1": lambda table: over_emotions(metrics.f1_score, table),
+}
+AS_WRITTEN = 6e-5  # four decimals
+
+
+def bounds(table: pd.DataFrame, name: str) -> tuple[float, float]:
+    """A t interval over the actors' jackknife pseudo-values."""
+    actors, all_of_them = sorted(set(table["actor"])), RATES[name](table)
+    pseudo = [
+        len(actors) * all_of_them - (len(actors) - 1) * RATES[name](table[table["actor"] != actor])
+        for actor in actors
+    ]
+    return stats.t.interval(0.95, len(actors) - 1, all_of_them, stats.sem(pseudo))
+
+
+def confidence_less_accuracy(table: pd.DataFrame) -> float:
+    """Expected calibration error, ten bins."""
+    confidence = table.iloc[:, 5:13].max(axis=1).to_numpy()
+    right = (table["actual"] == table["predicted"]).to_numpy()
+    error = 0.0
+    for number in range(10):
+        here = (confidence >= number / 10) & (confidence < (number + 1) / 10)
+        if number == 9:
+            here |= confidence == 1
+        if here.any():
+            error += here.mean() * abs(confidence[here].mean() - right[here].mean())
+    return error
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_figures(folder):
+    table = pd.read_csv(folder / "predictions.csv")
+    written = json.loads((folder / "metrics.json").read_text())
+    counted = {name: each(table) for name, each in RATES.items()}
+    for name in ("accuracy", "uar"):
+        low, high = bounds(table, name)
+        counted |= {f"{name}_low": max(low, 0), f"{name}_high": min(high, 1)}
+    counted["ece"] = confidence_less_accuracy(table)
+    assert counted == pytest.approx(written, abs=AS_WRITTEN)
+    named = np.array(table.columns[5:13])[table.iloc[:, 5:13].to_numpy().argmax(axis=1)]
+    assert (named == table["predicted"]).mean() > 0.999  # ties of the last decimal
+
+
+# By table in metrics/: what a row of it is of, from the predictions and the clips' names.
+GROUPS = {
+    "folds": lambda table: {"fold": table["fold"]},
+    "actors": lambda table: {"actor": table["actor"]},
+    "kinds": lambda table: {
+        "gender": table["actor"].map(lambda actor: "male" if actor % 2 else "female"),
+        "intensity": table["clip"].str[9:11].map({"01": "normal", "02": "strong"}),
+        "statement": table["clip"].str[13:14],
+    },
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_tables(name):
+    table = pd.read_csv(ROOT / "results/svm/predictions.csv")
+    written = pd.read_csv(ROOT / f"metrics/svm_{name}.csv", dtype={"value": str})
+    counted = [
+        [str(value), len(rows), *(each(rows) for each in RATES.values())]
+        for groups in GROUPS[name](table).values()
+        for value, rows in table.groupby(groups)
+    ]
+    key = {"folds": "fold", "actors": "actor", "kinds": "value"}[name]
+    columns = [key, "clips", *RATES]
+    expected = pd.DataFrame(counted, columns=columns)
+    pd.testing.assert_frame_equal(
+        written[columns].astype({key: str}), expected, atol=AS_WRITTEN, rtol=0
+    )
+
+
+def test_emotions_confusion_and_calibration():
+    table = pd.read_csv(ROOT / "results/svm/predictions.csv")
+    actual, predicted = table["actual"], table["predicted"]
+    emotions = list(table.columns[5:13])
+    written = pd.read_csv(ROOT / "metrics/svm_emotions.csv")
+    assert list(written["emotion"]) == emotions
+    for name, figure in {
+        "recall": metrics.recall_score,
+        "precision": metrics.precision_score,
+        "f1": metrics.f1_score,
+    }.items():
+        counted = figure(actual, predicted, labels=emotions, average=None)
+        assert written[name].to_numpy() == pytest.approx(counted, abs=AS_WRITTEN)
+    pairs = pd.read_csv(ROOT / "metrics/svm_confusion.csv")
+    assert pairs.value_counts().to_dict() == table[["actual", "predicted"]].value_counts().to_dict()
+    bins = pd.read_csv(ROOT / "metrics/calibration.csv")
+    of_svm = bins[bins["model"] == "svm"]
+    assert of_svm["clips"].sum() == len(table)
+    right = (of_svm["accuracy"] * of_svm["clips"]).sum()
+    assert right == pytest.approx((actual == predicted).sum(), abs=0.1)
