@@ -8,6 +8,7 @@ from pathlib import Path
 import made_up
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import CHROMIUM
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_page import write
@@ -193,6 +194,24 @@ def test_at_night_the_page_is_dark(browser, made):
     label = night.page.locator(".chart svg text").first
     assert label.evaluate("text => getComputedStyle(text).fill") == colours[0]
     night.page.close()
+
+
+@pytest.mark.parametrize(
+    "screen",
+    [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 800}}],
+    ids=["desktop", "dark", "phone"],
+)
+def test_axe_has_nothing_serious_against_it(browser, made, screen):
+    opened = Opened(browser, made / "report/index.html", **screen)
+    found = Axe().run(opened.page).response
+    assert len(found["passes"]) > 20
+    serious = [
+        (problem["id"], [node["html"] for node in problem["nodes"]][:3])
+        for problem in found["violations"]
+        if problem["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+    opened.page.close()
 
 
 def test_dvc_plots_are_drawn_without_a_network(browser, project):
