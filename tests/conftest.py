@@ -2,6 +2,7 @@
 it runs in seconds."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,23 @@ def make_project(path: Path, cache: Path) -> Project:
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "start")
     return project
+
+
+def shrink_demo(project: Project, factory: pytest.TempPathFactory) -> None:
+    """Commit a demo of seconds, with a DVC cache that all processes of this test run share: what
+    one has run, the next takes from there."""
+    demo = project.path / "commands" / "demo.py"
+    settings = ", ".join(f'"{setting}"' for setting in SHRUNK)
+    text, count = re.subn(
+        r"^SETTINGS = \(.*?^\)", f"SETTINGS = ({settings},)", demo.read_text(), flags=re.M | re.S
+    )
+    assert count == 1
+    demo.write_text(text)
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    config = project.path / ".dvc" / "config.local"
+    config.write_text(f"[cache]\n    dir = {shared / 'dvc'}\n")
+    project.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
 
 
 @pytest.fixture

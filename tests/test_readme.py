@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SHRUNK, Project, make_project
+from conftest import ROOT, SHRUNK, Project, make_project, shrink_demo
 from dvc.utils.hydra import apply_overrides
 from tiny_models import write_whisper
 
@@ -61,14 +61,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (path / "project").mkdir()
     project = make_project(path / "project", path)
     apply_overrides(project.path / "params.yaml", list(SHRUNK))
-    demo = project.path / "commands" / "demo.py"
-    settings = ", ".join(f'"{setting}"' for setting in SHRUNK)
-    text, count = re.subn(
-        r"^SETTINGS = \(.*?^\)", f"SETTINGS = ({settings},)", demo.read_text(), flags=re.M | re.S
-    )
-    assert count == 1
-    demo.write_text(text)
-    project.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
+    shrink_demo(project, tmp_path_factory)
     # In the place of the model hub, and as git ignores it.
     encoder = project.path / "openai" / "whisper-tiny.en"
     write_whisper(encoder, max_source_positions=200, num_mel_bins=16)

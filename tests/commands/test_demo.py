@@ -9,30 +9,16 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import Project
+from conftest import shrink_demo
 from dvc.api import DVCFileSystem
 
 from ser import scoring
 
 
-def shrink(project: Project) -> None:
-    """Make the demo a matter of seconds, and commit that."""
-    for name, pattern, replacement in (
-        ("commands/demo.py", '"epochs=12"', '"epochs=1"'),
-        ("commands/demo.py", r'"folds=\[0,1,2\]"', '"folds=[0,1]"'),
-        ("params.yaml", r"takes: \d", "takes: 1"),
-        ("params.yaml", r"seconds: [\d.]+", "seconds: 0.6"),
-    ):
-        text, count = re.subn(pattern, replacement, (project.path / name).read_text())
-        assert count == 1, pattern
-        (project.path / name).write_text(text)
-    project.run("git", "commit", "--all", "--quiet", "--message", "Shrunk")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_demo(project):
-    shrink(project)
+def test_demo(project, tmp_path_factory):
+    shrink_demo(project, tmp_path_factory)
     (project.path / "metrics" / "search").mkdir()
     (project.path / "metrics" / "search" / "real.csv").write_text("of the real corpus\n")
     project.run("git", "add", "--all")
