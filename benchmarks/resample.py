@@ -1,0 +1,77 @@
+"""Time the stage `resample` against what a shell script does, one `ffmpeg` process per clip on the
+same cores, in the same run.
+
+    python -m benchmarks.resample [--clips N]
+
+Reads: data/raw/Actor_XX/*.wav; needs the program `ffmpeg`
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import joblib
+
+from ser import audio, corpus
+from ser.run import errors, parallel
+from stages.resample import resample
+
+Job = tuple[Path, Path]
+
+
+def process(job: Job) -> None:
+    """Decode a clip by a process of its own."""
+    source, target = job
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", str(source)]
+    command += ["-ar", str(audio.SAMPLE_RATE), "-ac", "1", "-c:a", "pcm_s16le", str(target)]
+    subprocess.run(command, check=True)
+
+
+def processes(jobs: list[Job]) -> None:
+    """All clips by a process each, as many at a time as there are cores."""
+    calls = (joblib.delayed(process)(job) for job in jobs)
+    joblib.Parallel(n_jobs=joblib.cpu_count(), prefer="threads")(calls)
+
+
+def stage(jobs: list[Job]) -> None:
+    """All clips as the stage does it."""
+    parallel.over(resample, jobs, None)
+
+
+def seconds(run: Callable[[list[Job]], None], sources: list[Path]) -> float:
+    """How long all clips take."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [(source, Path(folder, source.name)) for source in sources]
+        start = time.perf_counter()
+        run(jobs)
+        return time.perf_counter() - start
+
+
+@errors.one_line
+def main() -> None:
+    """Run both in turns; print seconds and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, help="number of clips; default: all")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest run of each counts")
+    options = parser.parse_args()
+    if not shutil.which("ffmpeg"):
+        raise errors.UserError("ffmpeg: no such program; it is what the stage is compared with")
+    sources = corpus.files("data/raw")[: options.clips]
+    taken: dict[str, list[float]] = {"ffmpeg": [], "resample": []}
+    for _ in range(options.repeats):  # the first reads the files from the disk for both
+        taken["ffmpeg"].append(seconds(processes, sources))
+        taken["resample"].append(seconds(stage, sources))
+    print(f"{len(sources)} clips, {joblib.cpu_count()} cores, fastest of {options.repeats}")
+    for name, runs in taken.items():
+        print(
+            f"{name + ':':10}{min(runs):6.1f} s, {1000 * min(runs) / len(sources):.2f} ms per clip"
+        )
+    print(f"{min(taken['ffmpeg']) / min(taken['resample']):.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

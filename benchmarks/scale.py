@@ -1,0 +1,105 @@
+"""Time per clip and peak memory of the stages that go clip by clip, on corpora of several sizes.
+
+    python -m benchmarks.scale [--times 1 4 16] [--clips N]
+
+A corpus of so many times as many clips is made of RAVDESS's own, each copy softer and at a speed
+of its own. A stage runs as its users run it, in a process of its own. What a run on two clips takes,
+to load libraries and the encoder, is counted apart.
+
+Reads: data/raw/Actor_XX/*.wav, data/checkpoint, params
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import soundfile
+
+from ser import corpus
+from ser.run import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("resample", "mfcc", "embed", "w2v_features")
+
+
+def write(folder: Path, sources: list[Path], times: int) -> None:
+    """A corpus of `times` copies of each clip."""
+    for source in sources:
+        samples, rate = soundfile.read(source, dtype="int16")
+        for copy in range(times):
+            speed = 1 + 0.2 * (copy / times - 0.5)
+            softer = (samples * 0.95**copy).astype(np.int16)
+            path = folder / f"{source.stem}-{copy:02}.wav"
+            soundfile.write(path, softer, round(rate * speed), subtype="PCM_16")
+
+
+def run(stage: str, project: Path) -> tuple[float, float]:
+    """Run a stage; return its seconds and the peak of its memory in MB.
+
+    Raises:
+        UserError: it fails.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = process.stderr.read() if process.stderr else ""
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise errors.UserError(f"{stage}: {said.strip().splitlines()[-1]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - start, usage.ru_maxrss * unit / 1e6
+
+
+def measure(sources: list[Path], times: int) -> dict[str, tuple[float, float]]:
+    """Seconds and MB of each stage on a corpus of `times` copies of these clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder)
+        shutil.copy("params.yaml", project)
+        shutil.copytree("data/checkpoint", project / "data/checkpoint")
+        (project / "data/raw").mkdir()
+        write(project / "data/raw", sources, times)
+        return {stage: run(stage, project) for stage in STAGES}
+
+
+@errors.one_line
+def main() -> None:
+    """Measure all sizes, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--clips", type=int, help="of RAVDESS to make the corpora of; default: all")
+    options = parser.parse_args()
+    if not Path("data/checkpoint").exists():
+        raise errors.UserError("data/checkpoint: no such folder; `dvc repro checkpoint` makes it")
+    sources = corpus.files("data/raw")[: options.clips]
+    start_up = measure(sources[:2], 1)
+    print(f"{len(sources)} clips and multiples, {joblib.cpu_count()} cores")
+    print("| stage | start-up, s | clips | ms per clip | ratio | peak memory, MB | ratio |")
+    print("|---" * 7 + "|", flush=True)
+    first: dict[str, tuple[float, float]] = {}
+    for times in sorted(options.times):
+        clips = times * len(sources)
+        for stage, (seconds, memory) in measure(sources, times).items():
+            each = 1000 * (seconds - start_up[stage][0]) / clips
+            of_first = first.setdefault(stage, (each, memory))
+            print(
+                f"| {stage} | {start_up[stage][0]:.1f} | {clips} | {each:.2f} | "
+                f"{each / of_first[0]:.2f} | {memory:.0f} | {memory / of_first[1]:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
