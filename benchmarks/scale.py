@@ -3,8 +3,8 @@
     python -m benchmarks.scale [--times 1 4 16] [--clips N]
 
 A corpus of so many times as many clips is made of RAVDESS's own, each copy softer and at a speed
-of its own. A stage runs as its users run it, in a process of its own. What a run on two clips takes,
-to load libraries and the encoder, is counted apart.
+of its own. A stage runs as its users run it, in a process of its own. What a run on two clips takes
+to load libraries and the encoder is counted apart.
 
 Reads: data/raw/Actor_XX/*.wav, data/checkpoint, params
 """
