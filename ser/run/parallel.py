@@ -1,10 +1,10 @@
 """The same function over many items, on every core or a cluster, with a progress bar of what is
 done."""
 
+import importlib
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import joblib
 from threadpoolctl import threadpool_limits
@@ -51,51 +51,55 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
         cores = backend.effective_n_jobs(-1) if backend else joblib.effective_n_jobs(-1)
         size = min(LARGEST_CHUNK, max(1, len(items) // (4 * cores)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        run = Run(uuid.uuid4().hex, served)
-        limited.add(run.key)
-        calls = (joblib.delayed(in_order)(function, chunk, run) for chunk in chunks)
+        key = uuid.uuid4().hex
+        limited.add(key)
+
+        def call(function: Callable, chunk: list) -> list:
+            """Sent as it is: a cluster's scheduler reads it too, and knows no module of ours."""
+            return importlib.import_module("ser.run.parallel").in_order(
+                function, chunk, key, served
+            )
+
         parallel = joblib.Parallel(
             n_jobs=-1, prefer="threads", backend=backend, return_as="generator"
         )
+        calls = (joblib.delayed(call)(function, chunk) for chunk in chunks)
         for results in parallel(calls):
             for result in results:
                 bar.update()
                 yield result
 
 
-class Run(NamedTuple):
-    """One call of `streamed`.
-
-    Attributes:
-        key: no other has it.
-        served: what a cluster's workers have to be prepared for; None: there is no cluster.
-    """
-
-    key: str
-    served: str | None
-
-
-def in_order(function: Callable, chunk: list, run: Run) -> list:
+def in_order(function: Callable, chunk: list, key: str, served: str | None) -> list:
     """One chunk of `streamed`, in whichever process or on whichever machine.
 
+    Args:
+        key: of the call of `streamed`; no other has it.
+        served: what a worker has to be prepared for, see `cluster.served`.
+
     Raises:
-        UserError: the worker has meanwhile been prepared for another work tree, whose files have
-            the same names.
+        UserError: it has meanwhile been prepared for something else, whose files have the same
+            names.
     """
-    check(run)
-    if getattr(this_thread, "run", None) != run.key:
+    check(served)
+    if getattr(this_thread, "run", None) != key:
         # Once, since it takes as long as a clip or two. OpenMP counts by thread.
-        threadpool_limits(1, user_api="openmp" if run.key in limited else None)
-        this_thread.run = run.key
+        threadpool_limits(1, user_api="openmp" if key in limited else None)
+        this_thread.run = key
     with joblib.parallel_config("sequential"):  # libraries too keep to one thread for each item
         results = [function(item) for item in chunk]
-    check(run)
+    check(served)
     return results
 
 
-def check(run: Run) -> None:
-    """Whether this worker, if it is one, works for `run`."""
-    if cluster.served() != run.served:
+def check(served: str | None) -> None:
+    """Whether this process, if it is a cluster's worker, still works in the folder and with the
+    code that it was prepared for.
+
+    Raises:
+        UserError: it does not.
+    """
+    if cluster.served() != served:
         raise UserError(
             "a Dask worker went over to another work tree, or to newer code; a cluster serves one "
             "at a time"
