@@ -12,17 +12,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent import futures
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser.run import code
 from ser.run.errors import UserError
 
 if TYPE_CHECKING:
-    from distributed import Client, WorkerPlugin
+    from distributed import Client, Future, WorkerPlugin
     from joblib.parallel import ParallelBackendBase
 
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
@@ -47,13 +47,25 @@ def served() -> str | None:
     return os.environ.get(SERVED)
 
 
-@contextmanager
-def joined(function: Callable) -> Iterator[tuple["ParallelBackendBase | None", str | None]]:
-    """Yield a backend for joblib, and a name for the work tree with its code, see `served`; twice
-    None if there is no cluster.
+class Work(NamedTuple):
+    """How joblib is to be asked for work.
 
-    Args:
-        function: sent to each worker once, with all that it refers to.
+    Attributes:
+        backend: joblib's; None: its own choice, since there is no cluster.
+        function: to be called; on a cluster a stand-in, which workers take for the function itself.
+        served: what a worker has to be prepared for, see `served`.
+    """
+
+    backend: "ParallelBackendBase | None"
+    function: "Callable | Future"
+    served: str | None
+
+
+@contextmanager
+def joined(function: Callable) -> Iterator[Work]:
+    """Yield how to ask for the work that `function` does.
+
+    It is sent to each worker of a cluster once, with all that it refers to.
 
     Raises:
         UserError: the cluster can't be reached, has no workers, or they can't do the work; or it
@@ -61,13 +73,15 @@ def joined(function: Callable) -> Iterator[tuple["ParallelBackendBase | None", s
     """
     scheduler = address()
     if scheduler is None:
-        yield None, None
+        yield Work(None, function, None)
         return
     from distributed import Client  # here, since it takes a second
     from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is raised
+    for logger in ("distributed", "distributed.client"):  # what goes wrong is raised
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         client = Client(scheduler, timeout=CONNECTING, set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -79,15 +93,18 @@ def joined(function: Callable) -> Iterator[tuple["ParallelBackendBase | None", s
         name = served_by(Path.cwd())
         prepare(client, name)
         try:
-            yield backend(client, function), name
+            # hash=False: of the same name as one that is just being removed, it would go with it.
+            sent = client.scatter(function, broadcast=True, hash=False)
+            yield Work(backend(client), sent, name)
         except KilledWorker as error:
             raise UserError(
                 f"{scheduler}: {1 + error.allowed_failures} workers died at the same chunk of "
                 "work; their logs say of what, often of too little memory"
             ) from None
-        except FutureCancelledError:
+        except (FutureCancelledError, CommClosedError) as error:
             raise UserError(
-                f"{scheduler}: the scheduler, or all workers at once, were lost; run it again"
+                f"{scheduler}: the cluster lost the work, or could not take it in ("
+                f"{reason(error)}); its logs say more"
             ) from None
 
 
@@ -170,16 +187,16 @@ def preparation(root: str, folder: str, name: str, versions: dict[str, str]) -> 
     return Preparation()
 
 
-def backend(client: "Client", function: Callable) -> "ParallelBackendBase":
+def backend(client: "Client") -> "ParallelBackendBase":
     """joblib's own backend for Dask, which is told of work that a cluster gives up, and would do
     the work of a single core itself."""
     from joblib._dask import DaskDistributedBackend
 
     class Backend(DaskDistributedBackend):
-        def submit(self, func: Any, callback: Callable) -> Future:
+        def submit(self, func: Any, callback: Callable) -> futures.Future:
             """Else `Parallel` waits for ever."""
 
-            def failed(done: Future) -> None:
+            def failed(done: futures.Future) -> None:
                 if done.exception():
                     callback(done.exception())
 
@@ -191,4 +208,4 @@ def backend(client: "Client", function: Callable) -> "ParallelBackendBase":
             """At least 2, or `Parallel` works here."""
             return max(2, super().effective_n_jobs(n_jobs))
 
-    return Backend(client=client, scatter=[function])
+    return Backend(client=client)

@@ -44,14 +44,14 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
     """
     items = list(items)
     with (
-        cluster.joined(function) as (backend, served),
+        cluster.joined(function) as work,
         threadpool_limits(1),  # of this process, for as long as any thread is at work
         tqdm(total=len(items), desc=desc, unit=unit, mininterval=1, disable=desc is None) as bar,
     ):
-        cores = backend.effective_n_jobs(-1) if backend else joblib.effective_n_jobs(-1)
+        cores = (work.backend or joblib).effective_n_jobs(-1)
         size = min(LARGEST_CHUNK, max(1, len(items) // (4 * cores)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        key = uuid.uuid4().hex
+        key, served = uuid.uuid4().hex, work.served
         limited.add(key)
 
         def call(function: Callable, chunk: list) -> list:
@@ -61,9 +61,9 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
             )
 
         parallel = joblib.Parallel(
-            n_jobs=-1, prefer="threads", backend=backend, return_as="generator"
+            n_jobs=-1, prefer="threads", backend=work.backend, return_as="generator"
         )
-        calls = (joblib.delayed(call)(function, chunk) for chunk in chunks)
+        calls = (joblib.delayed(call)(work.function, chunk) for chunk in chunks)
         for results in parallel(calls):
             for result in results:
                 bar.update()

@@ -160,17 +160,28 @@ def test_a_mistake_found_by_a_worker_is_raised_here(on_cluster):
         parallel.over(fail, range(100), None)
 
 
-def test_what_a_worker_cannot_do_is_raised_here(on_cluster):
-    """joblib's backend waits for a result that never comes."""
-
+def test_what_a_worker_cannot_take_in_is_one_line(on_cluster):
     class Model:
         def __setstate__(self, state: dict) -> None:
             raise FileNotFoundError("on the worker")
 
     model = Model()
     model.size = 1
-    with pytest.raises(FileNotFoundError, match="on the worker"):
+    with pytest.raises(errors.UserError, match=r"^tcp://.*: the cluster lost the work, or could"):
         parallel.over(lambda item: model.size, range(100), None)
+
+
+def test_what_a_worker_cannot_begin_is_raised_here(on_cluster):
+    """joblib's backend would wait for a result that never comes."""
+
+    class Item:
+        def __setstate__(self, state: dict) -> None:
+            raise FileNotFoundError("an item")
+
+    item = Item()
+    item.size = 1
+    with pytest.raises((RuntimeError, FileNotFoundError)):
+        parallel.over(lambda item: item, [item] * 100, None)
 
 
 def test_a_worker_that_went_over_to_other_work_says_so(on_cluster):
