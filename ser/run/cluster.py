@@ -6,6 +6,7 @@ have been started anywhere and long ago: where they import from, and which folde
 to, is set right in each of them before its first item, also in those that join later.
 """
 
+import asyncio
 import hashlib
 import importlib
 import logging
@@ -82,14 +83,8 @@ def joined(function: Callable) -> Iterator[Work]:
 
     for logger in ("distributed", "distributed.client"):  # what goes wrong is raised
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    try:
-        client = Client(scheduler, timeout=CONNECTING, set_as_default=False)
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(
-            f"{VARIABLE} = {scheduler}: no Dask scheduler answers there ({reason(error)}); unset "
-            "it for this machine's cores"
-        ) from None
-    with client:
+    reach(scheduler)
+    with Client(scheduler, timeout=CONNECTING, set_as_default=False) as client:
         name = served_by(Path.cwd())
         prepare(client, name)
         try:
@@ -106,6 +101,30 @@ def joined(function: Callable) -> Iterator[Work]:
                 f"{scheduler}: the cluster lost the work, or could not take it in ("
                 f"{reason(error)}); its logs say more"
             ) from None
+
+
+def reach(scheduler: str) -> None:
+    """Shake hands, as a client does first: it would wait for ever for something that is no
+    scheduler, or take its answer for a size.
+
+    Raises:
+        UserError: there is none.
+    """
+    from distributed import Security
+    from distributed.comm import connect
+
+    async def shake_hands() -> None:
+        how = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(scheduler, CONNECTING, **how), 2 * CONNECTING)
+        await comm.close()
+
+    try:
+        asyncio.run(shake_hands())
+    except Exception as error:
+        raise UserError(
+            f"{VARIABLE} = {scheduler}: no Dask scheduler answers there ({reason(error)}); unset "
+            "it for this machine's cores"
+        ) from None
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The same bytes on a Dask cluster, whose workers are processes that were started elsewhere, and
 what a user sees of one that fails."""
 
+import http.server
 import os
 import shutil
 import subprocess
@@ -227,6 +228,18 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(tmp_path, address, says):
         command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=300
     )
     one_line(done, f"counting: {cluster.VARIABLE} = {address}: {says}")
+
+
+def test_a_server_that_is_no_scheduler_is_told_from_one(monkeypatch):
+    """A client takes its answer for the size of what comes."""
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    ) as web:
+        threading.Thread(target=web.serve_forever).start()
+        monkeypatch.setenv(cluster.VARIABLE, f"tcp://127.0.0.1:{web.server_port}")
+        with pytest.raises(errors.UserError, match="no Dask scheduler answers there"):
+            parallel.over(abs, range(100), None)
+        web.shutdown()
 
 
 COUNTING = """
