@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import joblib
@@ -22,7 +23,6 @@ from ser.run import cluster, errors, parallel
 pytestmark = pytest.mark.slow
 
 DASK = [sys.executable, "-m", "dask"]
-# Imports take most of a worker's time: as many as there are tests at a time.
 WORKERS = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
 
 
@@ -40,7 +40,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 def end(process: subprocess.Popen) -> None:
     """Stop a process and those it has started."""
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
 
 
@@ -76,10 +77,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the stages have run without a cluster."""
     import workplace  # torch and transformers take seconds
 
-    probe = {"inner_folds": 3}
-    folder = workplace.make(
-        tmp_path_factory.mktemp("alone"), weights=False, emotions=8, probe_train=probe
-    )
+    folder = workplace.make(tmp_path_factory.mktemp("alone") / "folder", weights=False, emotions=8)
     workplace.run(folder, "checkpoint", "mfcc", "embed", "svm_train")
     return folder
 
@@ -98,21 +96,23 @@ def test_stages_make_the_same_bytes(alone, on_cluster, tmp_path):
     killed = []
 
     def kill() -> None:
+        """One worker alone has work, and the same for a while."""
+        before: dict = {}
         with Client(on_cluster, set_as_default=False) as client:
             while not killed:
-                busy = [worker for worker, tasks in client.processing().items() if tasks]
-                done = len(client.who_has()) > 1
-                if done and len(busy) == 1:
-                    pid = client.run(os.getpid, workers=busy)[busy[0]]
+                busy = {worker: tasks for worker, tasks in client.processing().items() if tasks}
+                if len(busy) == 1 and busy == before:
+                    (pid,) = client.run(os.getpid, workers=list(busy)).values()
                     (folder / "late.wav").replace(late)
                     psutil.Process(pid).kill()
                     killed.append(pid)
-                time.sleep(0.05)
+                before = busy
+                time.sleep(0.5)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     workplace.run(folder, "mfcc", "embed", "svm_train")
-    killer.join()
+    killer.join(timeout=60)
     assert killed
     before, after = (workplace.digest(each / "data") for each in (alone, folder))
     assert after == before
