@@ -119,7 +119,7 @@ def test_stages_make_the_same_bytes(alone, on_cluster, tmp_path):
     assert {"mfcc.parquet", "embeddings.parquet", "svm/predictions.csv"} <= set(after)
 
 
-def test_all_work_is_done_by_the_workers_each_item_in_one_thread_and_what_it_needs_is_not_sent_each_time(
+def test_workers_do_all_work_an_item_in_one_thread_and_what_it_needs_is_not_sent_each_time(
     on_cluster, tmp_path
 ):
     """Functions here are defined in the tests, since a worker can't import this module."""
