@@ -31,32 +31,45 @@ from ser.run import errors, outputs, parallel, resources
 CHECKPOINT = Path("data/checkpoint")
 
 
+class Preparer:
+    """Prepares clips, one at a time, at all speeds."""
+
+    def __init__(self, settings: params.Params):
+        """Load the encoder, onto a GPU if there is one."""
+        checkpoint.quiet()
+        self.settings = settings
+        self.encoder = checkpoint.load(CHECKPOINT, settings.checkpoint, 0, settings.freeze_cnn)
+        self.encoder.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.speeds = sorted(settings.speeds, key=lambda speed: (speed != 1, speed))
+
+    def __reduce__(self) -> tuple:
+        """Sent to another process it is loaded there anew: PyTorch's modules can't all be sent."""
+        return Preparer, (self.settings,)
+
+    def __call__(self, path: Path) -> list[tuple[str, float, np.ndarray]]:
+        """Name, speed and values of the clip in the file `path`, a row per speed."""
+        samples = audio.read(path)
+        if self.settings.trim_db:
+            samples, _ = librosa.effects.trim(samples, top_db=self.settings.trim_db)
+        rows = []
+        for speed in self.speeds:
+            changed = samples if speed == 1 else clips.respeed(samples, speed)
+            self.encoder.check_length(path.stem, len(changed))
+            rows.append((path.stem, speed, self.encoder.prepare(changed)))
+        return rows
+
+
 @errors.one_line
 def main() -> None:
     """Run over every clip, on all cores or one GPU."""
     settings = params.load()
-    checkpoint.quiet()
     if settings.freeze_cnn and checkpoint.weights(CHECKPOINT) is None:
         raise errors.UserError(
             f"freeze_cnn = true: {settings.checkpoint} has no weights to freeze; "
             "from scratch, -S freeze_cnn=false"
         )
-    encoder = checkpoint.load(CHECKPOINT, settings.checkpoint, 0, settings.freeze_cnn).eval()
-    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    prepare = Preparer(settings)
     torch.set_num_threads(1)  # every core has a clip of its own
-
-    speeds = sorted(settings.speeds, key=lambda speed: (speed != 1, speed))
-
-    def prepare(path: Path) -> list[tuple[str, float, np.ndarray]]:
-        samples = audio.read(path)
-        if settings.trim_db:
-            samples, _ = librosa.effects.trim(samples, top_db=settings.trim_db)
-        rows = []
-        for speed in speeds:
-            changed = samples if speed == 1 else clips.respeed(samples, speed)
-            encoder.check_length(path.stem, len(changed))
-            rows.append((path.stem, speed, encoder.prepare(changed)))
-        return rows
 
     with outputs.whole("data/features") as folder:
         folder.mkdir()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 from conftest import ROOT
@@ -51,3 +52,10 @@ def test_plot_templates_zoom_in_one_layer_alone(template):
     signal name"."""
     spec = json.loads(template.read_text())
     assert not ("layer" in spec and "params" in spec)
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "docs").rglob("*.sh")), ids=lambda path: path.name
+)
+def test_scripts_can_be_parsed(script):
+    subprocess.run(["bash", "-n", script], check=True)

@@ -3,13 +3,20 @@ own."""
 
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+import requests
 from conftest import ROOT, SHRUNK, Project, make_project, one_line
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
@@ -246,14 +253,117 @@ def test_results_say_which_figures_are_out_of_date(clone):
     assert "| MFCC + SVM | 64 |" in done.stdout and "DVC cannot say" in done.stdout
 
 
-def test_push_and_pull_with_a_remote_of_ones_own(done, clone, tmp_path):
-    clone.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
-    clone.run("dvc", "push", "--quiet")
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[str]:
+    """Where an S3 server is that has the bucket `store`."""
+    log = tmp_path / "s3.log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        while not (address := re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text())):
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy
+            session.put(f"{address[1]}/store", timeout=60).raise_for_status()
+        yield address[1]
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_second_clone_that_pulls_from_a_shared_cache_reruns_nothing(
+    done, clone, tmp_path, kind, request
+):
     fresh = Project(tmp_path / "fresh", tmp_path)
     done.run("git", "clone", "--quiet", done.path, fresh.path)
-    fresh.run("dvc", "remote", "add", "--local", "--default", "store", tmp_path / "store")
+    for project in (clone, fresh):
+        place = "s3://store/ravdess" if kind == "s3" else tmp_path / "store"
+        project.run("dvc", "remote", "add", "--local", "--default", "store", place)
+        if kind == "s3":
+            address = request.getfixturevalue("s3")
+            project.run("dvc", "remote", "modify", "--local", "store", "endpointurl", address)
+            keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            region = {"AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"}
+            project.env |= {**dict.fromkeys(keys, "test"), **region}
+    clone.run("dvc", "push", "--quiet")
     fresh.run("dvc", "pull", "--quiet")
     assert not ran(fresh.run("dvc", "repro").stdout)
+    assert fresh.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+@pytest.fixture
+def folds_to_do(clone: Project, tmp_path: Path) -> str:
+    """What dvc.lock is when the folds of `clone` are done; they are not, and DVC's run cache has
+    nothing of them."""
+    lock = clone.path / "dvc.lock"
+    complete = lock.read_text()
+    yaml = YAML(typ="safe")
+    values = yaml.load(complete)
+    for fold in FINETUNING:
+        del values["stages"][fold]
+    yaml.dump(values, lock)
+    shutil.rmtree(clone.path / "data/w2v")
+    shutil.rmtree(clone.path / "data/models/w2v")
+    shared = tmp_path / "dvc"  # of its own, without what ran
+    config = clone.path / ".dvc" / "config.local"
+    found = re.search(r"dir = (.*)", config.read_text())
+    shutil.copytree(found[1], shared, ignore=shutil.ignore_patterns("runs"))
+    config.write_text(f"[cache]\n    dir = {shared}\n")
+    return complete
+
+
+def test_folds_side_by_side_make_the_same_bytes(clone, folds_to_do):
+    """And dvc.lock holds both, each written by a DVC of its own. Threads as in `dvc repro`, since
+    the last digits depend on their number."""
+    threads = str(os.cpu_count())
+    printed = clone.command("folds", "--at-a-time", "2", OMP_NUM_THREADS=threads)
+    assert printed.returncode == 0, printed
+    logs = [(clone.path / f"runs/folds/fold_{fold}.log").read_text() for fold in (0, 1)]
+    assert ran("".join(logs)) == FINETUNING
+    started, ended = printed.stdout.rindex("started"), printed.stdout.index("up to date")
+    assert started < ended, "at the same time"
+    locked = YAML(typ="safe").load((clone.path / "dvc.lock").read_text())
+    assert locked == YAML(typ="safe").load(folds_to_do)
+    assert not ran(clone.run("dvc", "repro").stdout)
+
+
+def test_a_signal_stops_all_folds_and_saves_them(clone, folds_to_do):
+    apply_overrides(clone.path / "params.yaml", ["epochs=2000"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "commands.folds", "--at-a-time", "2"],
+        cwd=clone.path,
+        env={**clone.env, "RAVDESS_SAVE_SECONDS": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while len(list((clone.path / ".checkpoints").glob("*.pt"))) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        _, error = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert error.splitlines()[-1:] == ["folds: stopped; the same command goes on from there"]
+    assert not psutil.wait_procs(below, timeout=10)[1]
+    for fold in (0, 1):
+        log = (clone.path / f"runs/folds/fold_{fold}.log").read_text()
+        assert "w2v_finetune: stopped after step" in log
+    assert not FINETUNING & set(
+        YAML(typ="safe").load((clone.path / "dvc.lock").read_text())["stages"]
+    )
+
+
+def test_a_fold_that_fails_is_one_line(clone, folds_to_do):
+    apply_overrides(clone.path / "params.yaml", ["mask_time_length=500"])
+    failed = clone.command("folds", "--at-a-time", "1")
+    one_line(failed, "folds: fold 0: w2v_finetune: mask_time_length = 500", "fold_0.log")
+    one_line(clone.command("folds", "--at-a-time", "0"), "--at-a-time = 0: expected at least 1")
 
 
 def test_a_stage_outside_the_project_is_one_line(tmp_path):

@@ -14,6 +14,10 @@ from ruamel.yaml import YAML
 
 # What is run, or used by what is imported, but never imported by this project itself.
 RUN = {
+    "dvc-s3",  # DVC's remotes on S3
+    "flask",  # moto's server
+    "flask-cors",
+    "moto",
     "mypy",
     "pre-commit",
     "pre-commit-hooks",

@@ -32,6 +32,7 @@ class Embedder:
         Raises:
             UserError: it does not fit.
         """
+        self.arguments = folder, name, settings
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = checkpoint.load(folder, name, settings.seed).eval().to(device)
         self.trim_db = settings.trim_db
@@ -58,6 +59,10 @@ class Embedder:
                 "`dvc repro probe_train` makes them agree"
             )
         return cls(folder, name, Embed(trim_db=origin["trim_db"], seed=origin["seed"]))
+
+    def __reduce__(self) -> tuple:
+        """Sent to another process it is loaded there anew: PyTorch's modules can't all be sent."""
+        return Embedder, self.arguments
 
     @torch.inference_mode()
     def __call__(self, samples: np.ndarray, clip: str) -> np.ndarray:

@@ -44,18 +44,29 @@ def processes(stage: str, *arguments: str, most: int) -> None:
             os.environ["ACCELERATE_USE_CPU"] = "true"
         limit(int(os.environ["WORLD_SIZE"]), most)
         return
-    if not Path(config_args.default_config_file).exists():
+    config = configured()
+    if config is None:
         return
+    limit(config.num_processes, most)
+    sys.exit(run([sys.executable, "-m", stage, *arguments], places(config)))
+
+
+def configured() -> ClusterConfig | None:
+    """What `accelerate config` has written on this machine; None if one process is all that is
+    asked for.
+
+    Raises:
+        UserError: a broken configuration file.
+    """
+    if not Path(config_args.default_config_file).exists():
+        return None
     try:
         config = config_args.load_config_from_file(None)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{config_args.default_config_file}: {error}; `accelerate config` writes a good one"
         ) from None
-    if config.num_processes <= 1:
-        return
-    limit(config.num_processes, most)
-    sys.exit(run([sys.executable, "-m", stage, *arguments], places(config)))
+    return config if config.num_processes > 1 else None
 
 
 def limit(processes: int, most: int) -> None:

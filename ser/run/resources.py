@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from ser.run import outputs, state
+from ser.run import cluster, outputs, state
 
 
 def peak_memory() -> int:
@@ -30,7 +30,10 @@ def place(made: Path) -> Path:
 
 
 def note(made: str) -> None:
-    """Note what this process has taken, from its start to now, to make the file `made`."""
+    """Note what this process has taken, from its start to now, to make the file `made`; nothing
+    where a cluster did the work."""
+    if cluster.address():
+        return
     seconds = time.time() - psutil.Process().create_time()
     outputs.write_json(
         place(Path(made)), {"seconds": round(seconds, 1), "memory_bytes": peak_memory()}
