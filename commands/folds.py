@@ -120,7 +120,7 @@ def run(folds: list[int], environments: list[dict[str, str]]) -> list[int]:
     Raises:
         Stopped: after SIGINT or SIGTERM, when all has ended.
     """
-    waiting, failed = list(folds), []
+    waiting, failed = list(folds), list[int]()
     running: dict[int, tuple[int, float, subprocess.Popen]] = {}  # by environment
     with loop.listening() as signals:
         try:

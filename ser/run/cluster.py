@@ -147,7 +147,7 @@ def prepare(client: "Client", name: str) -> None:
     Raises:
         UserError: there are none, or one can't.
     """
-    scheduler = client.scheduler.address
+    scheduler = client.scheduler_info()["address"]
     try:
         client.wait_for_workers(1, timeout=STARTING)
     except TimeoutError:
