@@ -27,7 +27,8 @@ def protocol(model: str, folds: list[int], predictions: pd.DataFrame, title: str
     """How the figures came about, in one line: corpus, held-out actors of each fold, and what the
     model's stage says of itself."""
     said = {
-        (source / "protocol.txt").read_text().strip() for source in scoring.sources(model, folds)
+        (source / "protocol.txt").read_text(encoding="utf-8").strip()
+        for source in scoring.sources(model, folds)
     }
     held_out = " | ".join(
         ",".join(map(str, sorted(set(rows["actor"])))) for _, rows in predictions.groupby("fold")
@@ -58,7 +59,7 @@ def main() -> None:
         "confusion": predictions[["actual", "predicted"]],
     }
     with outputs.together() as output:
-        output(f"metrics/{model}_protocol.txt").write_text(text + "\n")
+        output(f"metrics/{model}_protocol.txt").write_text(text + "\n", encoding="utf-8")
         for name, table in tables.items():
             path = output(f"metrics/{model}_{name}.csv")
             table.to_csv(path, index=False, float_format="%.4f")

@@ -49,7 +49,7 @@ def devices(model: str, folds: list[int]) -> list[str]:
     lines = []
     for source in scoring.sources(model, folds):
         if (source / "run.json").exists():
-            run = json.loads((source / "run.json").read_text())
+            run = json.loads((source / "run.json").read_text(encoding="utf-8"))
             versions = ", ".join(f"{name} {of}" for name, of in run.pop("versions").items())
             facts = ", ".join(f"{name} {value}" for name, value in run.items())
             lines.append(f"{scoring.MODELS[model]} was trained on: {facts}; {versions}.")
