@@ -54,7 +54,7 @@ SHRUNK = (
 )  # fmt: skip
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/opt/homebrew/lib/faketime/libfaketime*.dylib")
-PATIENCE = 600  # seconds
+PATIENCE = 3600  # seconds, after which a run hangs
 
 # Ends the process when it renames for the second time: the old output is aside by then.
 POWER = """
@@ -76,29 +76,19 @@ exec "$@"' sh {python} "$@"
 
 
 class Checkout:
-    """A clone of this repository, with a DVC cache of its own, to run DVC in.
+    """A checkout of this repository, to run DVC in.
 
     Attributes:
-        path: of the clone.
+        path: of the checkout.
+        cache: DVC's, which nothing else uses.
         env: of its commands.
+        targets: the stages that are asked for, with those they need; none: all.
     """
 
-    def __init__(self, home: Path, name: str = "project"):
-        """Clone the last commit to a new folder `name` in `home`, shrink the parameters."""
-        self.home, self.path = home, home / name
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("RAVDESS_", "DVC_", "GIT_"))
-        }
-        tools = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
-        user = {"XDG_CACHE_HOME": str(home / "user"), "DVC_NO_ANALYTICS": "1"}
-        self.env = {**kept, **experiments.IDENTITY, **user, "PATH": tools}
-        self.run("git", "clone", "--quiet", ROOT, self.path, cwd=home)
-        config = f"[cache]\n    dir = {home / 'cache'}\n"
-        (self.path / ".dvc" / "config.local").write_text(config, encoding="utf-8")
-        apply_overrides(self.path / "params.yaml", list(SHRUNK))
-        self.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
+    def __init__(self, path: Path, cache: Path, env: dict[str, str]):
+        """Take a checkout that is there."""
+        self.path, self.cache, self.env = path, cache, env
+        self.targets: list[str] = []
 
     def start(self, *command: str | Path, cwd: Path | None = None, **env: str) -> subprocess.Popen:
         """Start a command in a process group of its own, both streams into one pipe."""
@@ -113,10 +103,22 @@ class Checkout:
             errors="replace",
         )
 
+    def wait(self, process: subprocess.Popen) -> str:
+        """What a started command prints until it ends.
+
+        Raises:
+            UserError: it hangs; it is killed.
+        """
+        try:
+            return process.communicate(timeout=PATIENCE)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise errors.UserError(f"{' '.join(process.args)}: hangs") from None
+
     def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> tuple[int, str]:
         """Run a command; return its exit code and all that it printed."""
         process = self.start(*command, cwd=cwd, **env)
-        printed, _ = process.communicate(timeout=PATIENCE)
+        printed = self.wait(process)
         return process.returncode, printed
 
     def repro(self, *arguments: str, **env: str) -> tuple[int, str]:
@@ -150,6 +152,25 @@ class Checkout:
         """Go back to what is committed, after a state that differs."""
         self.run("git", "reset", "--quiet", "--hard")
         self.run("dvc", "checkout", "--force", "--quiet")
+
+
+def shrunk(home: Path, name: str = "project") -> Checkout:
+    """A clone of the last commit in a new folder `name` of `home`, its parameters shrunk."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("RAVDESS_", "DVC_", "GIT_"))
+    }
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    user = {"XDG_CACHE_HOME": str(home / "user"), "DVC_NO_ANALYTICS": "1"}
+    env = {**kept, **experiments.IDENTITY, **user, "PATH": tools}
+    made = Checkout(home / name, home / "cache", env)
+    made.run("git", "clone", "--quiet", ROOT, made.path, cwd=home)
+    config = f"[cache]\n    dir = {made.cache}\n"
+    (made.path / ".dvc" / "config.local").write_text(config, encoding="utf-8")
+    apply_overrides(made.path / "params.yaml", list(SHRUNK))
+    made.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
+    return made
 
 
 def module(stage: str) -> list[str]:
@@ -191,7 +212,7 @@ def cost(checkout: Checkout, stage: str) -> float:
 def instead(checkout: Checkout, script: str) -> Iterator[dict[str, str]]:
     """An environment in which a stage's `python` is this shell script; `{python}` in it is the
     true one."""
-    with tempfile.TemporaryDirectory(dir=checkout.home) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder, "python")
         shim.write_text("#!/bin/sh\n" + script.format(python=sys.executable))
         shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
@@ -210,7 +231,7 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
         struck = at_work(dvc, stage, seconds)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(dvc.pid, SIGNALS[fault])
-        printed, _ = dvc.communicate(timeout=PATIENCE)
+        printed = checkout.wait(dvc)
         return printed if struck else f"(had ended) {printed}"
     if fault == "full":
         inside = [file for out in outs for file in ([out] if out.is_file() else out.rglob("*"))]
@@ -231,12 +252,12 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
         return spoil(checkout, outs, stage, fault)
     if fault == "twice":
         pair = [checkout.start("dvc", "repro", "--no-run-cache", *ALONE, stage) for _ in range(2)]
-        return "\n".join(process.communicate(timeout=PATIENCE)[0] for process in pair)
+        return "\n".join(checkout.wait(process) for process in pair)
     assert fault == "clock"
     found = [path for pattern in FAKETIME for path in Path("/").glob(pattern[1:])]
     if not found:
         return None
-    clock = checkout.home / "clock"
+    clock = checkout.cache / "clock"
     clock.write_text("+0\n")
     env = {
         "LD_PRELOAD": str(found[0]), "FAKETIME_TIMESTAMP_FILE": str(clock),
@@ -246,7 +267,7 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
     dvc = checkout.start("dvc", "repro", "--no-run-cache", *ALONE, stage, **env)
     at_work(dvc, stage, seconds)
     clock.write_text("-2h\n")
-    return dvc.communicate(timeout=PATIENCE)[0]
+    return checkout.wait(dvc)
 
 
 def spoil(checkout: Checkout, outs: list[Path], stage: str, fault: str) -> str | None:
@@ -258,7 +279,7 @@ def spoil(checkout: Checkout, outs: list[Path], stage: str, fault: str) -> str |
         if file.is_file()
     }
     for md5 in cached:
-        kept = checkout.home / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        kept = checkout.cache / "files" / "md5" / md5[:2] / md5[2:]
         if not kept.exists():  # in git instead
             continue
         if fault == "missing":
@@ -292,7 +313,7 @@ def said(printed: str, stage: str) -> str:
 
 def compare(checkout: Checkout, reference: dict[str, str]) -> str:
     """Run the pipeline again, and say how what is there then differs from the reference."""
-    code, printed = checkout.repro()
+    code, printed = checkout.repro(*checkout.targets)
     left = [path.name for path in checkout.path.rglob(".*.partial") if ".dvc" not in path.parts]
     now = checkout.state()
     wrong = [name for name in {*now, *reference} if now.get(name) != reference.get(name)]
@@ -307,7 +328,7 @@ def compare(checkout: Checkout, reference: dict[str, str]) -> str:
 def without_source(checkout: Checkout) -> Iterator[tuple[str, str]]:
     """No corpus, no checkpoint: `download` and `checkpoint` fail, git's tree stays."""
     nowhere = {"RAVDESS_URL": "http://127.0.0.1:9/a.zip", "HF_ENDPOINT": "http://127.0.0.1:9",
-               "HF_HOME": str(checkout.home / "hub"), "NO_PROXY": "*"}  # fmt: skip
+               "HF_HOME": str(checkout.cache / "hub"), "NO_PROXY": "*"}  # fmt: skip
     changes = {"download": "corpus=ravdess", "checkpoint": "checkpoint=nobody/nothing"}
     for stage, change in changes.items():
         apply_overrides(checkout.path / "params.yaml", [change])
@@ -324,7 +345,7 @@ def at_once(checkout: Checkout) -> str:
     the same dvc.lock."""
     change = ("--temp", "--set-param", "lr=2e-3")
     pair = [checkout.start("dvc", "exp", "run", "-n", name, *change) for name in ("one", "two")]
-    printed = "\n".join(process.communicate(timeout=PATIENCE)[0] for process in pair)
+    printed = "\n".join(checkout.wait(process) for process in pair)
     printed += checkout.run("dvc", "exp", "run", "-n", "three", *change)[1]
     locks = {
         checkout.run("git", "show", f"refs/exps/{ref}:dvc.lock")[1]
@@ -336,20 +357,21 @@ def at_once(checkout: Checkout) -> str:
     return printed if len(locks) == 1 else f"ERROR: {len(locks)} different results\n{printed}"
 
 
-def odd(home: Path, reference: dict[str, str]) -> str:
+def odd(home: Path, targets: list[str], reference: dict[str, str]) -> str:
     """The whole pipeline where nothing is as developers have it."""
     (home / "Maße & 1").mkdir()
     before = os.umask(0o077)
     try:
-        checkout = Checkout(home / "Maße & 1", "Stimmen ü")
+        checkout = shrunk(home / "Maße & 1", "Stimmen ü")
         for name in ("HOME", "LANG", "LC_CTYPE"):
             checkout.env.pop(name, None)
         checkout.env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-        code, printed = checkout.repro()
+        code, printed = checkout.repro(*targets)
     finally:
         os.umask(before)
     now = checkout.state()
-    wrong = sorted(n for n in {*now, *reference} - {"git"} if now.get(n) != reference.get(n))
+    differing = {*now, *reference} - {"git"}
+    wrong = sorted(name for name in differing if now.get(name) != reference.get(name))
     if code or wrong:
         lines = [line for line in printed.splitlines() if re.match(r"ERROR|\w+: ", line)]
         return f"**differs**: {(wrong or lines or ['?'])[0][:90]}"
@@ -365,7 +387,7 @@ def main() -> None:
     """Make the reference, strike, compare, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=", ".join(FAULTS))
-    parser.add_argument("--stage", nargs="+", help="stages to hit; all by default")
+    parser.add_argument("--stage", nargs="+", help="stages to hit, the others are left out; all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     if strange := set(options.faults) - set(FAULTS):
@@ -373,8 +395,9 @@ def main() -> None:
     faults, states = options.faults or FAULTS, []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        checkout = Checkout(home)
-        code, printed = checkout.repro()
+        checkout = shrunk(home)
+        checkout.targets = options.stage or []
+        code, printed = checkout.repro(*checkout.targets)
         if code:
             raise errors.UserError(f"the pipeline does not run undisturbed:\n{printed}")
         checkout.run("git", "add", "--all")
@@ -400,7 +423,7 @@ def main() -> None:
         if "experiments" in faults:
             line("experiments", "all", at_once(checkout), compare(checkout, reference))
         if "odd" in faults:
-            line("odd", "all", "", odd(home, reference))
+            line("odd", "all", "", odd(home, checkout.targets, reference))
     sys.exit(any(state != "same bytes" for state in states))
 
 

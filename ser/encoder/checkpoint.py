@@ -220,7 +220,8 @@ def tried(encoder: Encoder) -> Encoder:
     length = min(length, encoder.longest or length)
     noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
     modes = {module: module.training for module in encoder.modules()}
-    with torch.no_grad():
+    # transformers draws for layerdrop even in vain, and a head may be drawn after this.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         inputs = torch.from_numpy(encoder.eval().prepare(noise))[None]
         lengths = torch.tensor([inputs.shape[1]])
         frames = int(encoder.frames(lengths)[0])
