@@ -74,7 +74,7 @@ def test_bad_values_are_named(tmp_path, pattern, replacement, words):
         (b"[" * 5000, "not YAML"),
         (b"&a [*a]", "params.yaml"),
         (b'"new\\nline": 1', "unknown parameter"),
-        (b"lr: &a [" + b"*a, " * 5000 + b"1]", "lr = "),
+        (b"checkpoint: [" + b"[1], " * 5000 + b"1]", "checkpoint = "),
     ],
 )
 def test_whatever_it_holds_the_answer_is_one_line(tmp_path, content, words):
