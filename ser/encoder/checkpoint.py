@@ -103,9 +103,7 @@ def read_config(
     return config, extractor
 
 
-def check_fit(
-    config: transformers.PreTrainedConfig, extractor: transformers.FeatureExtractionMixin, name: str
-) -> None:
+def check_fit(config: Any, extractor: Any, name: str) -> None:
     """Refuse what `read_config` says.
 
     Raises:
