@@ -163,6 +163,8 @@ def main() -> None:
         try:
             samples = audio.decode(clip, limit=LONGEST)
             probabilities = answer(samples / np.float32(2**15), clip)
+            if not np.isfinite(probabilities).all():
+                raise errors.UserError(f"{clip}: the model answers with what is not a number")
         except errors.UserError as error:
             failed = True
             print(f"predict: {error}", file=sys.stderr, flush=True)

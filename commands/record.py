@@ -41,7 +41,7 @@ def changes(repo: Repo, model: str) -> dict[str, object]:
     """The parameters, by dotted name, that differ from the committed ones and that a stage behind
     this model's figures reads."""
     yaml = YAML(typ="safe")
-    now = experiments.flat(yaml.load(Path("params.yaml").read_text()))
+    now = experiments.flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
     before = experiments.flat(yaml.load(experiments.git("show", "HEAD:params.yaml")))
     stages = repo.stage.collect(f"evaluate@{model}", with_deps=True)
     read = {key for stage in stages for dep in stage.params for key in dep.params}
@@ -90,7 +90,7 @@ def run(model: str, settings: params.Params, changed: dict[str, object]) -> dict
     }
     if model == "w2v":
         of_folds = [
-            json.loads((source / "run.json").read_text())
+            json.loads((source / "run.json").read_text(encoding="utf-8"))
             for source in scoring.sources(model, settings.folds)
         ]
         if any(each != of_folds[0] for each in of_folds):
@@ -132,7 +132,7 @@ def main() -> None:
         shutil.copy(f"metrics/{wanted.model}_protocol.txt", folder / "protocol.txt")
         YAML(typ="safe").dump(changed, folder / "params.yaml")
         outputs.write_json(folder / "run.json", run(wanted.model, settings, changed))
-    accuracy = scoring.as_text(json.loads(metrics.read_text()), "accuracy")
+    accuracy = scoring.as_text(json.loads(metrics.read_text(encoding="utf-8")), "accuracy")
     print(f"{ledger.FOLDER / wanted.name}: accuracy {accuracy} %")
 
 

@@ -2,6 +2,7 @@
 value is wrong."""
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -52,6 +53,10 @@ class Section(BaseModel):
 
 
 Kind = TypeVar("Kind", bound=Section)
+
+# A value in a message: of one that holds itself, or a thousand others, no more than fits a line.
+SHORT = reprlib.Repr()
+SHORT.maxlist, SHORT.maxstring, SHORT.maxother = 24, 100, 100
 
 
 class Demo(Section):
@@ -221,10 +226,12 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
             message names the key, the value and what is allowed.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text())
+        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
-    except YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8: {error}") from None
+    except (YAMLError, ValueError, RecursionError) as error:  # of a date, a number, brackets
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     return check(values, str(path), kind)
 
@@ -256,5 +263,5 @@ def first_problem(error: ValidationError, kind: type[Section]) -> str:
         near = difflib.get_close_matches(str(key), fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(fields)}"
         message = f"unknown parameter; {hint}"
-    value = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+    value = "" if problem["type"] == "missing" else f" = {SHORT.repr(problem['input'])}"
     return f"{'.'.join(map(str, problem['loc']))}{value}: {message[0].lower()}{message[1:]}"

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ser import calibration, corpus
+from ser import calibration, corpus, tables
 from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
@@ -40,6 +40,26 @@ def sources(model: str, folds: list[int], project: Path = Path()) -> list[Path]:
     return [folder / f"fold_{fold}" for fold in folds] if model in BY_FOLD else [folder]
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """The rows of one prediction table: the columns of `COLUMNS`.
+
+    Raises:
+        UserError: it is missing, damaged, or holds what no model predicts.
+    """
+    table = tables.read(path, COLUMNS)
+    for column in ("actual", "predicted"):
+        strange = table.loc[~table[column].isin(EMOTIONS), column]
+        if len(strange):
+            raise UserError(f"{path}: {column} {strange.iloc[0]!r}; expected {', '.join(EMOTIONS)}")
+    for column in ("actor", "fold"):
+        if len(table) and not pd.api.types.is_integer_dtype(table[column]):
+            raise UserError(f"{path}: {column} is not a whole number everywhere")
+    shares = table[list(EMOTIONS)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not ((shares >= 0).all() and np.allclose(shares.sum(axis=1), 1, atol=1e-3)):
+        raise UserError(f"{path}: expected eight probabilities that sum to 1 in every line")
+    return table
+
+
 def read(model: str, folds: list[int], project: Path = Path()) -> pd.DataFrame:
     """The held-out predictions of a model, one row per clip of the given folds, sorted by clip.
 
@@ -54,15 +74,10 @@ def read(model: str, folds: list[int], project: Path = Path()) -> pd.DataFrame:
         The columns of `COLUMNS`; the eight probabilities of a row sum to 1.
 
     Raises:
-        UserError: a table is missing, lacks a column or a fold, or has a clip twice.
+        UserError: a table is missing, damaged, lacks a column or a fold, or has a clip twice.
     """
     paths = [source / "predictions.csv" for source in sources(model, folds, project)]
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise UserError(f"{missing[0]}: no such table; `dvc repro` makes it")
-    table = pd.concat([pd.read_csv(path) for path in paths])
-    if tuple(table.columns) != COLUMNS:
-        raise UserError(f"{paths[0]}: columns {list(table.columns)}; expected {list(COLUMNS)}")
+    table = pd.concat([read_table(path) for path in paths])
     table = table[table["fold"].isin(folds)].sort_values("clip", ignore_index=True)
     if set(table["fold"]) != set(folds) or table["clip"].duplicated().any():
         raise UserError(f"{paths[0]}: expected every clip of the folds {folds} once")

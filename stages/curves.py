@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser import params
+from ser import params, tables
 from ser.run import errors, outputs
 
 
 def gather(folds: list[int], name: str) -> pd.DataFrame:
     """The tables `name` of the given folds, one under the other, with a column `fold` before
     theirs."""
-    tables = {fold: pd.read_csv(Path("data/w2v", f"fold_{fold}", name)) for fold in folds}
-    return pd.concat(tables, names=["fold"]).reset_index("fold")
+    curves = {fold: tables.read(Path("data/w2v", f"fold_{fold}", name)) for fold in folds}
+    return pd.concat(curves, names=["fold"]).reset_index("fold")
 
 
 @errors.one_line

@@ -29,7 +29,7 @@ def protocol(model: str, settings: params.Params, predictions: pd.DataFrame) -> 
     """How the figures came about, in one line: corpus, protocol, held-out actors of each fold, and
     what the model's stage says of itself."""
     said = {
-        (source / "protocol.txt").read_text().strip()
+        (source / "protocol.txt").read_text(encoding="utf-8").strip()
         for source in scoring.sources(model, settings.folds)
     }
     scheme = settings.split.scheme
@@ -66,7 +66,7 @@ def main() -> None:
         "confusion": predictions[["actual", "predicted"]],
     }
     with outputs.together() as output:
-        output(f"metrics/{model}_protocol.txt").write_text(text + "\n")
+        output(f"metrics/{model}_protocol.txt").write_text(text + "\n", encoding="utf-8")
         for name, table in tables.items():
             path = output(f"metrics/{model}_{name}.csv")
             table.to_csv(path, index=False, float_format="%.4f")

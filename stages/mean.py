@@ -44,7 +44,7 @@ def main() -> None:
         predictions.to_csv(folder / "predictions.csv", index=False)
         titles = ", ".join(scoring.MODELS[model] for model in scoring.ALONE)
         text = f"mean of the probabilities of {titles}, each counting the same"
-        (folder / "protocol.txt").write_text(text + "\n")
+        (folder / "protocol.txt").write_text(text + "\n", encoding="utf-8")
     accuracy = (predictions["predicted"] == predictions["actual"]).mean()
     print(f"accuracy on held-out actors: {accuracy:.3f}")
 

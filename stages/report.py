@@ -49,7 +49,7 @@ def devices(title: str, sources: list[Path]) -> list[str]:
     lines = []
     for source in sources:
         if (source / "run.json").exists():
-            run = json.loads((source / "run.json").read_text())
+            run = json.loads((source / "run.json").read_text(encoding="utf-8"))
             versions = ", ".join(f"{name} {of}" for name, of in run.pop("versions").items())
             facts = ", ".join(f"{name} {value}" for name, value in run.items())
             lines.append(f"{title} was trained on: {facts}; {versions}.")

@@ -67,13 +67,13 @@ def main() -> None:
             settings.trim_db,
             training.encoder.not_pipeline,
         )
-        (folder / "README.md").write_text(text)
+        (folder / "README.md").write_text(text, encoding="utf-8")
     with outputs.whole(f"data/w2v/fold_{fold}") as folder:
         folder.mkdir()
         predictions.to_csv(folder / "predictions.csv", index=False)
         curve.to_csv(folder / "curve.csv", index=False)
         epochs.to_csv(folder / "epochs.csv", index=False)
-        (folder / "protocol.txt").write_text(protocol + "\n")
+        (folder / "protocol.txt").write_text(protocol + "\n", encoding="utf-8")
         outputs.write_json(folder / "run.json", device.describe(training.accelerator))
     saved.remove()
     if not resumed:

@@ -9,12 +9,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 NO_CHROMIUM = "no Chromium or Chrome"
+
+# How hard tests/test_fuzz.py tries: the same few cases every time, or a thousand other ones.
+settings.register_profile(
+    "quick",
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "thorough", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("quick")
 
 # The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
 SHRUNK = (

@@ -112,7 +112,7 @@ def test_figures_of_an_earlier_run_do_not_pass_for_new_and_its_data_can_be_had_b
         "evaluate@w2v": "data/w2v/fold_0/predictions.csv: columns",
         "mean": "data/svm/predictions.csv: columns",
         "compare": "data/svm/predictions.csv: columns",
-        "curves": "data/w2v/fold_5/epochs.csv: No such file",
+        "curves": "data/w2v/fold_5/epochs.csv: no such table",
     }.items(),
 )
 def test_scoring_that_fails(project, stage, words):

@@ -71,6 +71,24 @@ def test_bad_values_are_named(tmp_path, pattern, replacement, words):
         assert word in message, message
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x80", "not UTF-8"),
+        (b"lr: 2001-99-99", "not YAML"),
+        (b"[" * 5000, "not YAML"),
+        (b"&a [*a]", "params.yaml"),
+        (b'"new\\nline": 1', "unknown parameter"),
+        (b"checkpoint: [" + b"[1], " * 5000 + b"1]", "checkpoint = "),
+    ],
+)
+def test_whatever_it_holds_the_answer_is_one_line(tmp_path, content, words):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(errors.UserError, match=words) as raised:
+        params.load(tmp_path / "params.yaml")
+    assert len(str(raised.value).splitlines()) == 1 and len(str(raised.value)) < 1500
+
+
 def test_every_parameter_has_a_comment_of_its_own():
     assert not [
         line for line in PARAMS.splitlines() if re.match(r" *\w+: *[^ #]", line) and "#" not in line

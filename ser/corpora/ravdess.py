@@ -27,6 +27,7 @@ MANIFEST = Path(__file__).with_name("ravdess.md5")
 # An archive can fill neither memory nor disk, nor keep us busy for ever.
 LARGEST = 1 << 24  # bytes read of a clip; none has a tenth of it
 COPIES = 8  # of a clip that are tried
+TABLE = 1 << 24  # bytes of a zip's table of contents; with a path of 50 letters, 170,000 members
 
 # What zipfile raises on an archive that is cut short, damaged, encrypted (RuntimeError) or packed
 # by a method it does not know (NotImplementedError, which is one of these).
@@ -121,6 +122,10 @@ def contents(source: Path) -> Iterator[Iterator[Copy]]:
         yield walk(source)
         return
     try:
+        if source.stat().st_size and table_size(source) > TABLE:
+            raise UserError(
+                f"{source}: a table of contents of more than {TABLE >> 20} MB; expected {ARCHIVE}"
+            )
         archive = zipfile.ZipFile(source)
     except (*DAMAGED, OSError) as error:
         if getattr(error, "filename", None):  # cannot be opened at all
@@ -136,6 +141,14 @@ def contents(source: Path) -> Iterator[Iterator[Copy]]:
             for member in archive.infolist()
             if not member.filename.endswith("/")  # is_dir() stumbles over an empty name
         )
+
+
+def table_size(source: Path) -> int:
+    """Bytes of the table of contents that a zip says it has; zipfile would read all of it at once,
+    ten times as large in memory. 0: no zip."""
+    with source.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    return end[zipfile._ECD_SIZE] if end else 0  # type: ignore[attr-defined]
 
 
 def walk(source: Path) -> Iterator[Copy]:

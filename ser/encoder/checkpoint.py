@@ -1,15 +1,18 @@
 """Pretrained encoders of speech: which fit, and their weights under a head for our emotions."""
 
+import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import datasets
 import huggingface_hub
+import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from ser import audio, corpus
 from ser.encoder.families.encoder import HEAD, Encoder
@@ -19,12 +22,56 @@ from ser.run.errors import UserError
 
 FAMILIES = (Waveform, Whisper)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
+# What no encoder of speech comes near: layers, other numbers in a configuration, weights, frames.
+MOST, LARGEST, WEIGHTS_AT_MOST, FRAMES_AT_MOST = 1000, 1 << 20, 1 << 32, 1000
 CLASSIFIERS = ("ForSequenceClassification", "ForAudioClassification")
 
 
 def family(config: transformers.PreTrainedConfig) -> type[Encoder]:
     """The family of a checkpoint that `read_config` let pass."""
     return next(family for family in FAMILIES if config.model_type in family.TYPES)
+
+
+@contextmanager
+def foreign(name: str, what: str) -> Iterator[None]:
+    """Make one line of whatever goes wrong inside: transformers and torch check little of what a
+    checkpoint's files say, and may stumble over it anywhere.
+
+    Args:
+        name: what messages call the checkpoint.
+        what: is wrong with it.
+
+    Raises:
+        UserError: says both.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{name}: {what}: {said}") from None
+
+
+def check_sizes(file: Path, name: str) -> None:
+    """Refuse a configuration by whose numbers alone a model would fill memory or take for ever.
+
+    Raises:
+        UserError: it has one, or is no JSON object.
+    """
+    waiting = [("", json.loads(file.read_bytes()))]
+    if not isinstance(waiting[0][1], dict):
+        raise UserError(f"{name}: {file.name} is no JSON object")
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += ((key, item) for item in value)
+        elif isinstance(value, int) and abs(value) > (MOST if "layers" in key else LARGEST):
+            raise UserError(f"{name}: {key} = {value:.3g} in {file.name}: larger than any model's")
 
 
 def read_config(
@@ -45,16 +92,23 @@ def read_config(
                 f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json "
                 "and, if pretrained, weights"
             )
-    try:
+        with foreign(name, "not a configuration that transformers knows"):
+            check_sizes(folder / file, name)
+    with foreign(name, "not a configuration that transformers knows"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(
             folder, trust_remote_code=False
         )
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(
-            f"{name}: not a configuration that transformers knows: "
-            f"{' '.join(str(error).split())[:150]}"
-        ) from None
+        check_fit(config, extractor, name)
+    return config, extractor
+
+
+def check_fit(config: Any, extractor: Any, name: str) -> None:
+    """Refuse what `read_config` says.
+
+    Raises:
+        UserError: it does not fit.
+    """
     known = [kind for family in FAMILIES for kind in family.TYPES]
     if config.model_type not in known:
         raise UserError(
@@ -73,7 +127,10 @@ def read_config(
             f"{name}: fine-tuned to tell apart {', '.join(labels)}; "
             f"expected our {', '.join(corpus.EMOTIONS)}, or none"
         )
-    return config, extractor
+    with torch.device("meta"):  # which takes no memory
+        model = transformers.AutoModelForAudioClassification.from_config(config)
+    if (size := sum(parameter.numel() for parameter in model.parameters())) > WEIGHTS_AT_MOST:
+        raise UserError(f"{name}: {size:.3g} weights; {WEIGHTS_AT_MOST:.3g} at most")
 
 
 def weights(folder: Path) -> Path | None:
@@ -103,8 +160,8 @@ def load(
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
-        UserError: what `read_config` refuses; weights that do not fit the configuration; a
-            fine-tuned head that would not be loaded but silently made anew.
+        UserError: what `read_config` refuses; weights that do not fit the configuration, or give
+            what is not a number; a fine-tuned head that would not be loaded but silently made anew.
     """
     exact()
     config, extractor = read_config(folder, name)
@@ -115,10 +172,11 @@ def load(
     )
     torch.manual_seed(seed)
     if weights(folder) is None:
-        model = transformers.AutoModelForAudioClassification.from_config(config)
-        kind.start(model)
-        return kind(model, extractor, name, freeze_cnn)
-    try:
+        with foreign(name, "no model comes of its configuration"):
+            model = transformers.AutoModelForAudioClassification.from_config(config)
+            kind.start(model)
+            return tried(kind(model, extractor, name, freeze_cnn))
+    with foreign(name, "weights do not load"):
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder,
             config=config,
@@ -126,17 +184,6 @@ def load(
             output_loading_info=True,
             trust_remote_code=False,
         )
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-        EOFError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:  # other sizes, a torn file
-        raise UserError(
-            f"{name}: weights do not load: {' '.join(str(error).split())[:200]}"
-        ) from None
     strange = sorted(
         key
         for key in report["unexpected_keys"]
@@ -156,7 +203,36 @@ def load(
     if "layer_weights" in report["missing_keys"]:
         # transformers (5.23) leaves them as the memory was.
         model.layer_weights.data.fill_(1 / len(model.layer_weights))
-    return kind(model, extractor, name, freeze_cnn)
+    with foreign(name, "no model comes of its configuration"):
+        return tried(kind(model, extractor, name, freeze_cnn))
+
+
+def tried(encoder: Encoder) -> Encoder:
+    """`encoder`, after it has heard a quarter of a second of noise.
+
+    Raises:
+        UserError: it cuts a second into more frames than attention has memory for, or what comes
+            out is not a number.
+    """
+    length = max(encoder.shortest, audio.SAMPLE_RATE // 4)
+    length = min(length, encoder.longest or length)
+    noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
+    modes = {module: module.training for module in encoder.modules()}
+    # transformers draws for layerdrop even in vain, and a head may be drawn after this.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        inputs = torch.from_numpy(encoder.eval().prepare(noise))[None]
+        lengths = torch.tensor([inputs.shape[1]])
+        frames = int(encoder.frames(lengths)[0])
+        if frames * audio.SAMPLE_RATE > FRAMES_AT_MOST * length:
+            raise UserError(
+                f"{encoder.name}: {frames} frames of {length / audio.SAMPLE_RATE:g} s; "
+                f"{FRAMES_AT_MOST} a second at most"
+            )
+        if not encoder(inputs, lengths).isfinite().all():
+            raise UserError(f"{encoder.name}: its weights or settings give what is not a number")
+    for module, training in modes.items():
+        module.training = training
+    return encoder
 
 
 def exact() -> None:

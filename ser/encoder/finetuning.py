@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ser import params
+from ser import params, tables
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, device, draws
 from ser.encoder.clips import Clips
@@ -20,7 +20,7 @@ from ser.run.errors import UserError
 
 CHECKPOINT = Path("data/checkpoint")
 FEATURES = Path("data/features/clips.arrow")
-FOLDS = Path("data/folds.csv")
+FOLDS = tables.FOLDS
 
 
 def for_training(folder: Path, settings: params.Params) -> Encoder:
@@ -65,15 +65,20 @@ def prepare(settings: params.Params, fold: int, inner: bool) -> tuple[Training, 
         the training; data/folds.csv in the order of the stored clips.
 
     Raises:
-        UserError: no such fold; a checkpoint or params that do not fit.
+        UserError: no such fold; a checkpoint or params that do not fit; folds of other clips than
+            the stored ones.
     """
     checkpoint.quiet()
-    table = pd.read_csv(FOLDS)
+    table = tables.folds(FOLDS)
     folds = sorted(set(table["fold"]))
     if fold not in folds:
         raise UserError(f"fold {fold}: not in {FOLDS}; expected one of {folds}")
     encoder = for_training(CHECKPOINT, settings)
     clips = Clips(FEATURES)
+    if lonely := set(table["clip"]) ^ set(clips.names):
+        raise UserError(
+            f"{min(lonely)}: not in both {FOLDS} and {FEATURES}; `dvc repro` makes them agree"
+        )
     table = table.set_index("clip").loc[clips.names].reset_index()
     apart = (table["fold"] == inner_fold(fold, folds)).to_numpy() & inner
     training = Training(

@@ -2,13 +2,12 @@
 
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 
 import httpx2
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ser.encoder import checkpoint
@@ -106,12 +105,8 @@ def collect(name: str, revision: str, folder: Path) -> str | None:
         if file not in WEIGHTS:
             shutil.copyfile(path, folder / file)
             continue
-        try:
+        with checkpoint.foreign(name, "weights do not load"):
             copy_weights(path, folder, checkpoint.family(config).LEFT_OUT)
-        except (RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-            raise UserError(
-                f"{name}: weights do not load: {' '.join(str(error).split())[:200]}"
-            ) from None
         return commit
     if not place:
         raise UserError(

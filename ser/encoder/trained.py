@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from ser.encoder import checkpoint
@@ -24,10 +23,7 @@ def load(folder: Path) -> Encoder:
     encoder = checkpoint.load(folder, str(folder), seed=0, headless=head.exists())
     if head.exists():
         encoder.head = LayersHead(len(encoder.layers), encoder.width)
-        try:
+        with checkpoint.foreign(str(head), "does not load"):
             load_model(encoder.head, head)
-        except (RuntimeError, SafetensorError) as error:
-            raise UserError(
-                f"{head}: does not load: {' '.join(str(error).split())[:200]}"
-            ) from None
+            checkpoint.tried(encoder)
     return encoder.eval()

@@ -52,8 +52,8 @@ def read(name: str) -> Result:
     return Result(
         name,
         pd.read_csv(folder / "predictions.csv"),
-        json.loads((folder / "metrics.json").read_text()),
-        json.loads((folder / "run.json").read_text()),
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        json.loads((folder / "run.json").read_text(encoding="utf-8")),
     )
 
 

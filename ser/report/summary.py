@@ -40,7 +40,7 @@ def lines(folder: Path) -> list[str]:
     """The table, a line on each model's protocol and one on each pair of models, from what
     `evaluate` and `compare` wrote to `folder`."""
     scored = {
-        model: json.loads((folder / f"{model}.json").read_text())
+        model: json.loads((folder / f"{model}.json").read_text(encoding="utf-8"))
         for model in scoring.MODELS
         if (folder / f"{model}.json").exists()
     }
@@ -51,9 +51,9 @@ def lines(folder: Path) -> list[str]:
         rows.append(f"| {scoring.MODELS[model]} | {clips} | {' | '.join(cells)} |")
     rows += ["", "In brackets: 95 % bounds, a t interval over actors. Chance is 12.5 %."]
     for model in scored:
-        protocol = (folder / f"{model}_protocol.txt").read_text().strip()
+        protocol = (folder / f"{model}_protocol.txt").read_text(encoding="utf-8").strip()
         rows.append(f"{scoring.MODELS[model]}: {protocol}.")
     if (folder / "compare.json").exists():
-        pairs = json.loads((folder / "compare.json").read_text())
+        pairs = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
         rows += [f"{difference(pair, figures)}." for pair, figures in pairs.items()]
     return rows

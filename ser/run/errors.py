@@ -8,9 +8,22 @@ import sys
 import threading
 from collections.abc import Callable
 
+LONGEST = 1000  # characters of a message
+
+
+def as_line(text: str) -> str:
+    """`text` as one line: no line break, and nothing that a terminal would obey, as names in an
+    archive or a file may hold it; cut off where it goes on and on."""
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:LONGEST])
+    return line if len(text) <= LONGEST else f"{line}…"
+
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong, where, and what is allowed."""
+    """Something the user can mend. The message says what is wrong, where, and what is allowed, on
+    one line, whatever it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(as_line(message))
 
 
 class Stopped(KeyboardInterrupt):
@@ -44,7 +57,8 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
-            message, code = f"{stage}: {error.filename or 'disk'}: {error.strerror}", 1
+            where = as_line(str(error.filename or "disk"))
+            message, code = f"{stage}: {where}: {error.strerror}", 1
         except KeyboardInterrupt as stop:
             said, number = stop.args or ("interrupted", signal.SIGINT)
             # Of several processes one speaks.

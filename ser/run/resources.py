@@ -44,4 +44,4 @@ def taken(made: Path) -> dict | None:
     """The note on a file, seconds and memory_bytes; None if this machine did not make it, or made
     it in several goes."""
     path = place(made)
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -9,6 +9,7 @@ made from what makes its numbers: no training with other params, data, code or p
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,12 +52,18 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def load(self) -> dict | None:
-        """The state last saved, its tensors in main memory; None if there is none."""
-        return (
-            torch.load(self.path, map_location="cpu", weights_only=True)
-            if self.path.exists()
-            else None
-        )
+        """The state last saved, its tensors in main memory; None if there is none, or one that is
+        damaged, which is said and forgotten."""
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception:  # torch and pickle raise what they stumble over
+            print(f"{self.path}: damaged; the training begins anew", file=sys.stderr)
+            self.remove()
+            return None
 
     def due(self) -> bool:
         """Whether the last save is longer ago than `SECONDS`."""

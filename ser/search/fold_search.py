@@ -47,7 +47,8 @@ class FoldSearch:
             UserError: a space that can't be searched, or no such fold.
         """
         self.branch, self.fold, self.settings = worth.BRANCHES[branch], fold, settings
-        self.text, self.values = Path("params.yaml").read_text(), settings.model_dump()
+        self.text = Path("params.yaml").read_text(encoding="utf-8")
+        self.values = settings.model_dump()
         self.space = getattr(search, branch)
         space.check(branch, self.space, self.branch.may_vary, settings)
         origin = [

@@ -211,7 +211,7 @@ def write(
         with outputs.whole(FOLDER / f"{name}_{table}.csv") as path:
             rows.to_csv(path, index=False, float_format="%.6g")
     with outputs.whole(FOLDER / f"{name}_protocol.txt") as path:
-        path.write_text(protocol + "\n")
+        path.write_text(protocol + "\n", encoding="utf-8")
     outputs.write_json(FOLDER / f"{name}.json", figures)
     declare_plots()
     return figures, tables, protocol

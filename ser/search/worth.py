@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from ser import params
+from ser import params, tables
 from ser.run import code, outputs
 from ser.run.errors import UserError
 from ser.search.trial_store import STATE
@@ -35,11 +35,11 @@ def clips() -> pd.DataFrame:
     Raises:
         UserError: there is none.
     """
-    if not Path("data/folds.csv").exists():
+    if not tables.FOLDS.exists():
         raise UserError(
             "data/folds.csv: no such table; `dvc repro mfcc w2v_features` makes what a search needs"
         )
-    return pd.read_csv("data/folds.csv")
+    return tables.folds()
 
 
 def may_see(fold: int | None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ser import tables
 from ser.run import errors, outputs, parallel
 from ser.svm import choice
 from ser.svm.model import Model
@@ -45,16 +46,26 @@ def read(path: str, stage: str) -> Data:
         stage: that made it.
 
     Raises:
-        UserError: a table is missing, or a clip of the folds has no features.
+        UserError: a table is missing or damaged, a clip of the folds has no features, or one that
+            is not a number.
     """
-    for needed in ("data/folds.csv", path):
-        if not Path(needed).exists():
-            raise errors.UserError(f"{needed}: no such table; `dvc repro` makes it")
-    clips, stored = pd.read_csv("data/folds.csv"), pd.read_parquet(path)
-    table = stored.set_index("clip").astype(np.float64)
+    clips = tables.folds()
+    if not Path(path).exists():
+        raise errors.UserError(f"{path}: no such table; `dvc repro` makes it")
+    try:
+        stored = pd.read_parquet(path)
+        table = stored.set_index("clip").astype(np.float64)
+    except (ValueError, KeyError, OSError) as error:  # pyarrow's own errors are such
+        raise errors.UserError(
+            f"{path}: not a table of clips: {' '.join(str(error).split())[:150]}"
+        ) from None
     missing = clips.loc[~clips["clip"].isin(table.index), "clip"]
-    if len(missing) or not stored.attrs:
-        what = f"no row for {missing.iloc[0]}" if len(missing) else "does not say how it was made"
+    strange = table.columns[~np.isfinite(table).all()]
+    if len(missing) or len(strange) or not (stored.attrs and table.index.is_unique):
+        what = "does not say how it was made"
+        what = f"{strange[0]} of a clip is not a number" if len(strange) else what
+        what = f"no row for {missing.iloc[0]}" if len(missing) else what
+        what = "a clip stands there twice" if not table.index.is_unique else what
         raise errors.UserError(f"{path}: {what}; `dvc repro` makes it anew")
     return Data(clips, table.loc[clips["clip"]].reset_index(drop=True), {stage: stored.attrs})
 
@@ -146,7 +157,7 @@ def write(
     with outputs.together() as output:
         folder = output(f"data/{name}")
         folder.mkdir()
-        (folder / "protocol.txt").write_text(text + "\n")
+        (folder / "protocol.txt").write_text(text + "\n", encoding="utf-8")
         predictions.to_csv(folder / "predictions.csv", index=False)
         search.to_csv(folder / "search.csv", index=False)
         folder = output(f"data/models/{name}")

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -777,6 +778,33 @@ def test_a_bomb_is_refused_and_fills_nothing(project, monkeypatch):
     refuses(monkeypatch, "bomb.zip", f"{FIRST} is larger than 16 MB, which no clip is")
     assert tracemalloc.get_traced_memory()[1] < 5 * ravdess.LARGEST
     tracemalloc.stop()
+
+
+def test_a_table_of_contents_that_fills_memory_is_refused_before_it_is_read(project, monkeypatch):
+    """400,000 empty members, 30 MB."""
+    with zipfile.ZipFile("many.zip", "w") as archive:
+        archive.writestr("x" * 40, b"")
+    content = Path("many.zip").read_bytes()
+    member, table = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    end = bytearray(content[table:])
+    end[8:16] = struct.pack("<HHL", 65535, 65535, 400_000 * (table - member))
+    Path("many.zip").write_bytes(content[:member] + content[member:table] * 400_000 + end)
+    tracemalloc.start()
+    refuses(monkeypatch, "many.zip", "many.zip: a table of contents of more than 16 MB")
+    assert tracemalloc.get_traced_memory()[1] < 2 * ravdess.TABLE
+    tracemalloc.stop()
+
+
+def test_a_member_that_claims_less_than_it_holds_is_refused(project, monkeypatch):
+    """A megabyte of zeros that both headers call a hundred bytes."""
+    with zipfile.ZipFile("liar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in CLIPS:
+            archive.writestr(name, bytes(1 << 20))
+    size, claimed = struct.pack("<L", 1 << 20), struct.pack("<L", 100)
+    content = Path("liar.zip").read_bytes()
+    assert content.count(size) == 2 * len(CLIPS)
+    Path("liar.zip").write_bytes(content.replace(size, claimed))
+    refuses(monkeypatch, "liar.zip", f"{FIRST} cannot be read: Bad CRC-32")
 
 
 @pytest.mark.slow
