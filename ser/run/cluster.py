@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from joblib.parallel import ParallelBackendBase
 
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
-CONNECTING = 10  # seconds until a scheduler has to answer
+CONNECTING = 5  # seconds until a scheduler has to answer
 STARTING = 60  # seconds until it has to have a worker
 SERVED = "RAVDESS_SERVED"  # in a worker's environment: whose work it is prepared for
 
