@@ -37,14 +37,14 @@ def deal_out(clips: pd.DataFrame, seed: int) -> pd.DataFrame:
 def main() -> None:
     """Read the names, assign the folds, write the table."""
     settings = params.load().split
+    actors, seed = protocols.folds(settings.scheme), settings.seed
     clips = corpus.table(corpus.files("data/raw"))
-    actors = protocols.folds(settings.scheme)
-    clips = deal_out(clips, settings.seed) if actors is None else assign(clips, actors)
+    clips = deal_out(clips, seed) if actors is None else assign(clips, actors)
     with outputs.whole("data/folds.csv") as path:
         clips.to_csv(path, index=False, lineterminator="\n")
     for fold, rows in clips.groupby("fold"):
-        actors = ", ".join(map(str, sorted(set(rows["actor"]))))
-        print(f"fold {fold}: actors {actors}; {len(rows)} clips")
+        held_out = ", ".join(map(str, sorted(set(rows["actor"]))))
+        print(f"fold {fold}: actors {held_out}; {len(rows)} clips")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def test_lr_reruns_fine_tuning_and_its_scores_alone_and_metrics_diff_shows_it(cl
 def test_tables_fit_a_screen(clone):
     files = [f"metrics/{model}.json" for model in scoring.MODELS]
     fits(clone.run("dvc", "metrics", "show").stdout, *files, "uar")
-    clone.run("dvc", "exp", "run", "-S", "svm_train.C=[3]", "--name", "one-cost")
+    output = clone.run("dvc", "exp", "run", "-S", "svm_train.C=[3]", "--name", "one-cost").stdout
+    assert {"svm_train"} <= ran(output) <= {"svm_train", "evaluate@svm", *TOGETHER}
     shown = fits(clone.command("experiments", COLUMNS="120").stdout, "accuracy", "uar")
     assert re.search(r"^ +one-cost .* svm_train\.C=\[3\]", shown, flags=re.MULTILINE)
     one_line(clone.command("experiments", "--nonsense"), "dvc exp show", "--nonsense")
@@ -204,8 +205,6 @@ def test_a_word_for_a_number_stops_before_any_work(clone):
     ("change", "surely", "perhaps"),
     [
         ("mfcc.n_mfcc=20", {"mfcc", "svm_train"}, {"evaluate@svm", *TOGETHER}),
-        ("svm_train.C=[2]", {"svm_train"}, {"evaluate@svm", *TOGETHER}),
-        ("probe_train.inner_folds=3", {"probe_train"}, {"evaluate@probe", *TOGETHER}),
         ("folds=[0]", {*SCORES, "curves", "mean", "compare", "report"}, set()),
     ],
 )
@@ -220,9 +219,7 @@ def test_what_a_parameter_reruns(clone, change, surely, perhaps):
 def test_one_raw_file_reruns_what_reads_it(clone):
     changed = sorted((clone.path / "data" / "raw").glob("*/*.wav"))[0]
     shutil.copy(sorted((clone.path / "data" / "raw").glob("*/*.wav"))[1], changed)
-    output = clone.run("dvc", "repro", "--downstream", "resample", "split").stdout
-    assert {"resample", "split", "mfcc", "svm_train"} <= ran(output)
-    assert "download" not in ran(output)
+    assert ran(clone.run("dvc", "repro", "split", "mfcc").stdout) == {"resample", "split", "mfcc"}
 
 
 def test_the_same_bytes_again(clone):
@@ -398,6 +395,12 @@ EDITS = {  # file, text in it, what takes its place, and the stages that this ma
     "fine-tuning": ("ser/encoder/training.py", r"\A", "# edited\n", FINETUNING),
     "pictures": ("ser/report/plots.py", r"\A", "# edited\n", SCORES),
     "scores": ("ser/scoring.py", r"\A", "# edited\n", {*SCORES, "mean", "compare", "report"}),
+    "a knob of the probe": (
+        "params.yaml",
+        r"^(probe_train:.*\n(?:  .*\n)*?  inner_folds: )4",
+        r"\g<1>3",
+        {"probe_train", "report"},
+    ),
     "the page": ("ser/report/web/page.js", r"\A", "// edited\n", {"report"}),
 }
 
