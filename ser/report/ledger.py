@@ -162,11 +162,13 @@ def folds() -> str:
 
 
 def differences() -> str:
-    """The differences of the pairs that tables.yaml names, in points, paired over actors."""
+    """The differences of the pairs that tables.yaml names, in points, on the clips of both, paired
+    over actors."""
     rows = []
     for first, second in settings()["pairs"]:
-        one, other = (read(name).predictions for name in (first, second))
-        points = scoring.differences(one, other)
+        tables = [read(name).predictions for name in (first, second)]
+        clips = set.intersection(*(set(table["clip"]) for table in tables))
+        points = scoring.differences(*(table[table["clip"].isin(clips)] for table in tables))
         cells = [scoring.as_text(points, rate, "{:+.1f}") for rate in ("accuracy", "uar")]
         rows.append([f"{first} less {second}", *cells])
     return table(["difference", "accuracy, points", "UAR, points"], rows)
