@@ -34,6 +34,8 @@ from ser.svm import features as features_of
 from ser.svm import folds
 from stages import svm_train
 
+pytestmark = pytest.mark.slow
+
 PARAMS = (ROOT / "params.yaml").read_bytes()
 ODD = (
     None, True, 0, -1, 3, 10**6, 2**31, 2**63, 10**30, 0.5, 1e-320, 1e30, float("nan"),
