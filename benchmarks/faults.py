@@ -48,6 +48,7 @@ from ruamel.yaml import YAML
 from ser.run import errors, experiments
 
 ROOT = Path(__file__).parents[1]
+# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
 SHRUNK = (
     "corpus=demo", "demo.takes=1", "demo.seconds=0.6", "folds=[0,1]", "checkpoint=configs/demo",
     "freeze_cnn=false", "epochs=1", "lr=1e-3", "svm_train.C=[1,10]",
@@ -255,13 +256,13 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
         pair = [checkout.start("dvc", "repro", "--no-run-cache", *ALONE, stage) for _ in range(2)]
         return "\n".join(checkout.wait(process) for process in pair)
     assert fault == "clock"
-    found = [path for pattern in FAKETIME for path in Path("/").glob(pattern[1:])]
-    if not found:
+    libraries = [path for pattern in FAKETIME for path in Path("/").glob(pattern[1:])]
+    if not libraries:
         return None
     clock = checkout.cache / "clock"
     clock.write_text("+0\n")
     env = {
-        "LD_PRELOAD": str(found[0]), "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "LD_PRELOAD": str(libraries[0]), "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }  # fmt: skip
     seconds = cost(checkout, stage) / 2

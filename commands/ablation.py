@@ -12,7 +12,6 @@ Writes: DVC experiments ablation-NAME; a Markdown table: variant, its settings, 
         difference to the default with its 95 % bounds
 """
 
-import subprocess
 import sys
 
 import pandas as pd
@@ -76,20 +75,6 @@ def row(what: str, settings: tuple[str, ...], table: pd.DataFrame, default: pd.D
     return f"| {what} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
 
 
-def run(name: str, settings: tuple[str, ...]) -> None:
-    """Make the experiment ablation-`name` in a temporary work tree.
-
-    Raises:
-        UserError: it fails.
-    """
-    words = [word for setting in settings for word in ("-S", setting)]
-    command = ["dvc", "exp", "run", "--temp", "--name", f"ablation-{name}", *words, "evaluate@svm"]
-    if subprocess.run(
-        command, env=experiments.environment(), stdout=sys.stderr, check=False
-    ).returncode:
-        raise errors.UserError(f"ablation-{name} stopped; the lines above say where")
-
-
 @errors.one_line
 def main() -> None:
     """Run what is missing, print the table."""
@@ -106,7 +91,7 @@ def main() -> None:
     default = predictions("HEAD")
     for name in wanted:
         if f"ablation-{name}" not in experiments.names():
-            run(name, VARIANTS[name][1])
+            experiments.run(f"ablation-{name}", VARIANTS[name][1], "evaluate@svm")
     print("| variant | settings | accuracy | UAR | difference in accuracy, points |")
     print("|---" * 5 + "|")
     print(row("default", (), default, default))

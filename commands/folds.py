@@ -79,13 +79,11 @@ def start(fold: int, place: dict[str, str]) -> subprocess.Popen:
 
 def below(processes: list[subprocess.Popen]) -> list[psutil.Process]:
     """The processes that these have started, and those in turn: what DVC runs."""
-    found = []
+    children = []
     for process in processes:
-        try:
-            found += psutil.Process(process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+        with suppress(psutil.NoSuchProcess):
+            children += psutil.Process(process.pid).children(recursive=True)
+    return children
 
 
 def stop(processes: list[subprocess.Popen]) -> None:

@@ -11,8 +11,6 @@ Writes: the DVC experiments seed-SEED, each in a work tree of its own, like `dvc
 
 import argparse
 import json
-import subprocess
-import sys
 
 import pandas as pd
 
@@ -28,14 +26,7 @@ def run(seed: int, model: str, settings: list[str]) -> dict[str, float]:
         UserError: it fails.
     """
     name = f"seed-{seed}"
-    environment = experiments.environment()
-    if name in experiments.names():
-        remove = ["dvc", "exp", "remove", "--quiet", name]
-        subprocess.run(remove, env=environment, stdout=sys.stderr, check=True)
-    words = [word for setting in (*settings, f"seed={seed}") for word in ("-S", setting)]
-    command = ["dvc", "exp", "run", "--temp", "--name", name, *words, f"evaluate@{model}"]
-    if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
-        raise errors.UserError(f"{name} stopped; the lines above say where")
+    experiments.run(name, [*settings, f"seed={seed}"], f"evaluate@{model}")
     return json.loads(
         experiments.git("show", f"{experiments.baseline()}/{name}:metrics/{model}.json")
     )

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from benchmarks.faults import SHRUNK
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -30,19 +32,6 @@ settings.register_profile(
     "thorough", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("quick")
-
-# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
-SHRUNK = (
-    "corpus=demo",
-    "demo.takes=1",
-    "demo.seconds=0.6",
-    "folds=[0,1]",
-    "checkpoint=configs/demo",
-    "freeze_cnn=false",
-    "epochs=1",
-    "lr=1e-3",
-    "svm_train.C=[1,10]",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -324,8 +324,8 @@ def folds_to_do(clone: Project, tmp_path: Path) -> str:
     shutil.rmtree(clone.path / "data/models/w2v")
     shared = tmp_path / "dvc"  # of its own, without what ran
     config = clone.path / ".dvc" / "config.local"
-    found = re.search(r"dir = (.*)", config.read_text())
-    shutil.copytree(found[1], shared, ignore=shutil.ignore_patterns("runs"))
+    cache = re.search(r"dir = (.*)", config.read_text())
+    shutil.copytree(cache[1], shared, ignore=shutil.ignore_patterns("runs"))
     config.write_text(f"[cache]\n    dir = {shared}\n")
     return complete
 

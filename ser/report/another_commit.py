@@ -41,5 +41,5 @@ def copy(commit: str, folds: list[int], project: Path) -> None:
                 fetch(path)
     except (FileNotFoundError, DataIndexDirError):
         raise UserError(
-            f"--beside {commit}: its predictions are not in DVC's cache; `dvc pull --run-cache`"
+            f"--beside {commit}: its predictions are not in DVC's cache; `dvc fetch --all-commits`"
         ) from None

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def names() -> set[str]:
         ref.rpartition("/")[2]
         for ref in git("for-each-ref", "--format=%(refname)", baseline()).splitlines()
     }
+
+
+def run(name: str, settings: Sequence[str], target: str) -> None:
+    """Make the experiment `name` in a work tree of its own; an older one of that name goes. What
+    DVC prints goes to stderr.
+
+    Args:
+        settings: such as `lr=2e-5`.
+        target: the stage that it is about.
+
+    Raises:
+        UserError: it fails.
+    """
+    if name in names():
+        remove = ["dvc", "exp", "remove", "--quiet", name]
+        subprocess.run(remove, env=environment(), stdout=sys.stderr, check=True)
+    words = [word for setting in settings for word in ("-S", setting)]
+    command = ["dvc", "exp", "run", "--temp", "--name", name, *words, target]
+    if subprocess.run(command, env=environment(), stdout=sys.stderr, check=False).returncode:
+        raise UserError(f"{name} stopped; the lines above say where")
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:

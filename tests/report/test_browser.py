@@ -203,11 +203,11 @@ def test_at_night_the_page_is_dark(browser, made):
 )
 def test_axe_has_nothing_serious_against_it(browser, made, screen):
     opened = Opened(browser, made / "report/index.html", **screen)
-    found = Axe().run(opened.page).response
-    assert len(found["passes"]) > 20
+    answer = Axe().run(opened.page).response
+    assert len(answer["passes"]) > 20
     serious = [
         (problem["id"], [node["html"] for node in problem["nodes"]][:3])
-        for problem in found["violations"]
+        for problem in answer["violations"]
         if problem["impact"] in ("serious", "critical")
     ]
     assert not serious

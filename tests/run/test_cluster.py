@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import joblib
 import psutil
@@ -161,26 +162,28 @@ def test_a_mistake_found_by_a_worker_is_raised_here(on_cluster):
         parallel.over(fail, range(100), None)
 
 
-def test_what_a_worker_cannot_take_in_is_one_line(on_cluster):
-    class Model:
+def unreadable() -> Any:
+    """What can be sent, but not taken in; of a class that workers do not know."""
+
+    class Thing:
+        def __init__(self) -> None:
+            self.size = 1
+
         def __setstate__(self, state: dict) -> None:
             raise FileNotFoundError("on the worker")
 
-    model = Model()
-    model.size = 1
+    return Thing()
+
+
+def test_what_a_worker_cannot_take_in_is_one_line(on_cluster):
+    model = unreadable()
     with pytest.raises(errors.UserError, match=r"^tcp://.*: the cluster lost the work, or could"):
         parallel.over(lambda item: model.size, range(100), None)
 
 
 def test_what_a_worker_cannot_begin_is_raised_here(on_cluster):
     """joblib's backend would wait for a result that never comes."""
-
-    class Item:
-        def __setstate__(self, state: dict) -> None:
-            raise FileNotFoundError("an item")
-
-    item = Item()
-    item.size = 1
+    item = unreadable()
     with pytest.raises((RuntimeError, FileNotFoundError)):
         parallel.over(lambda item: item, [item] * 100, None)
 
