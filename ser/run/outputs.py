@@ -15,6 +15,7 @@ import psutil
 
 ABANDONED = 7 * 24 * 3600  # seconds after which what a process of another machine left is removed
 OLDER = ".older"  # what was there before, in the work folder, while the new output takes its place
+REMOVED = ".removed"  # what was half written, in the work folder
 _in_use: set[Path] = set()  # this process's work folders
 
 
@@ -95,6 +96,8 @@ def close(work: Path, path: Path) -> None:
     if (work / OLDER).exists() and not os.path.lexists(path):
         with suppress(OSError):
             (work / OLDER).rename(path)
+    with suppress(OSError):  # threads that are still writing to it write no more
+        (work / path.name).rename(work / REMOVED)
     shutil.rmtree(work, ignore_errors=True)
     _in_use.discard(work)
 

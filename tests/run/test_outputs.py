@@ -1,11 +1,14 @@
 """Outputs appear whole or not at all, whatever happens to the process that writes them."""
 
+import itertools
 import json
 import os
 import stat
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,25 @@ def test_after_an_exception_everything_is_as_it_was(target):
         partial.mkdir()
         1 / 0  # noqa: B018
     assert texts(target) == both("older") and alone(target)
+
+
+def test_nothing_is_left_although_a_thread_is_still_writing(target):
+    """Where the file system allows a folder to be renamed that somebody writes to."""
+
+    def write(folder: Path) -> None:
+        with suppress(FileNotFoundError):
+            for number in itertools.count():
+                (folder / str(number)).touch()
+
+    with pytest.raises(KeyboardInterrupt), outputs.whole(target) as folder:
+        folder.mkdir()
+        thread = threading.Thread(target=write, args=[folder])
+        thread.start()
+        while len(os.listdir(folder)) < 1000:
+            pass
+        raise KeyboardInterrupt
+    assert os.listdir(target.parent) == [target.name]
+    thread.join()
 
 
 def test_nothing_written_is_an_error_and_loses_nothing(target):
