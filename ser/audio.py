@@ -23,6 +23,10 @@ FORMATS = (
     "sox", "tak", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
 
+# Bytes of a WAV file's samples that FFmpeg searches for DTS or AC-3 passed off as PCM: some frames
+# of it. Its own choice, 5 MB, takes four fifths of the time that a clip takes.
+WAV_PROBE = 32_768
+
 
 def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None) -> np.ndarray:
     """Decode the first audio stream of a file, down-mixed to mono and resampled.
@@ -51,6 +55,8 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = No
             if source != "-":
                 file = stack.enter_context(Path(source).open("rb"))
             options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+            if file.peek(12)[8:12] == b"WAVE":
+                options["probesize"] = str(WAV_PROBE)
             opened = av.open(file, "r", options=options, metadata_errors="replace")
             container = stack.enter_context(opened)
             if not container.streams.audio:

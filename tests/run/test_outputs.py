@@ -140,10 +140,10 @@ def test_nothing_is_left_although_a_thread_is_still_writing(target):
         folder.mkdir()
         thread = threading.Thread(target=write, args=[folder])
         thread.start()
-        while len(os.listdir(folder)) < 1000:
+        while len([*folder.iterdir()]) < 1000:
             pass
         raise KeyboardInterrupt
-    assert os.listdir(target.parent) == [target.name]
+    assert [*target.parent.iterdir()] == [target]
     thread.join()
 
 
