@@ -169,9 +169,8 @@ def test_a_name_is_a_path_and_no_address(tmp_path, asked, monkeypatch):
 
 def test_standard_input(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "tone.wav", tone(), 48_000)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    sys.stdin.buffer.write((tmp_path / "tone.wav").read_bytes())
-    sys.stdin.buffer.seek(0)
+    piped = io.BufferedReader(io.BytesIO((tmp_path / "tone.wav").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(piped))
     np.testing.assert_array_equal(audio.decode("-"), audio.decode(tmp_path / "tone.wav"))
 
 
