@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -51,7 +52,7 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = No
     """
     try:
         with contextlib.ExitStack() as stack:
-            file = sys.stdin.buffer
+            file = cast("io.BufferedReader", sys.stdin.buffer)
             if source != "-":
                 file = stack.enter_context(Path(source).open("rb"))
             options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
