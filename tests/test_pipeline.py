@@ -149,10 +149,10 @@ def test_lr_reruns_fine_tuning_and_its_scores_alone_and_metrics_diff_shows_it(cl
 def test_tables_fit_a_screen(clone):
     files = [f"metrics/{model}.json" for model in scoring.MODELS]
     fits(clone.run("dvc", "metrics", "show").stdout, *files, "uar")
-    output = clone.run("dvc", "exp", "run", "-S", "svm_train.C=[3]", "--name", "one-cost").stdout
+    output = clone.run("dvc", "exp", "run", "-S", "svm_train.C=[1e-4]", "--name", "one-cost").stdout
     assert {"svm_train"} <= ran(output) <= {"svm_train", "evaluate@svm", *TOGETHER}
     shown = fits(clone.command("experiments", COLUMNS="120").stdout, "accuracy", "uar")
-    assert re.search(r"^ +one-cost .* svm_train\.C=\[3\]", shown, flags=re.MULTILINE)
+    assert re.search(r"^ +one-cost .* svm_train\.C=\[0\.0001\]", shown, flags=re.MULTILINE)
     one_line(clone.command("experiments", "--nonsense"), "dvc exp show", "--nonsense")
     experiments_of_dvc(clone, "one-cost", "svm_train.C", "metrics/svm.json:accuracy")
 
