@@ -25,7 +25,7 @@ FORMATS = (
 )  # fmt: skip
 
 # Bytes of a WAV file's samples that FFmpeg searches for DTS or AC-3 passed off as PCM: some frames
-# of it. Its own choice, 5 MB, takes four fifths of the time that a clip takes.
+# of it. Its own choice, 5 MB, would take longer than all else (benchmarks/resample.py).
 WAV_PROBE = 32_768
 
 

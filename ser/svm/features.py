@@ -13,10 +13,11 @@ from ser import audio, params
 from ser.run import parallel
 
 DELTA_WIDTH = 9  # frames that librosa fits a slope to
-slopes = functools.cache(scipy.signal.savgol_coeffs)
 TINY = 1e-6  # dB: far below anything audible, keeps a constant track from dividing by nothing
 # Share of the mean variance added to every direction, so that any covariance has a logarithm.
 RIDGE = 1e-3
+
+slopes = functools.cache(scipy.signal.savgol_coeffs)  # which it fits anew for each clip
 
 
 @functools.cache
@@ -39,7 +40,7 @@ def filter_banks(n_fft: int, n_mels: int, warps: tuple[float, ...]) -> scipy.spa
 
 
 def power_spectrum(samples: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
-    """The squared magnitudes of `librosa.stft`, in a third of its time.
+    """The squared magnitudes of `librosa.stft`, all frames in one call.
 
     Args:
         samples: float32, shape (n,).
@@ -55,9 +56,9 @@ def power_spectrum(samples: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
 
 
 def delta(tracks: np.ndarray, order: int) -> np.ndarray:
-    """`librosa.feature.delta` in a third of its time: derivatives of the polynomial of degree
-    `order` that fits best to `DELTA_WIDTH` frames, the same for all frames of the first and of the
-    last fit.
+    """`librosa.feature.delta`, without its fit of the edges: the derivative of the polynomial of
+    degree `order` that fits best to `DELTA_WIDTH` frames, the same for all frames of the first fit,
+    and for all of the last.
 
     Args:
         tracks: shape (rows, frames), at least `DELTA_WIDTH` frames.
