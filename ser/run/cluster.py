@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -88,8 +89,7 @@ def joined(function: Callable) -> Iterator[Work]:
         name = served_by(Path.cwd())
         prepare(client, name)
         try:
-            # hash=False: of the same name as one that is just being removed, it would go with it.
-            sent = client.scatter(function, broadcast=True, hash=False)
+            sent = send(client, function)
             yield Work(backend(client), sent, name)
         except KilledWorker as error:
             raise UserError(
@@ -98,8 +98,7 @@ def joined(function: Callable) -> Iterator[Work]:
             ) from None
         except (FutureCancelledError, CommClosedError) as error:
             raise UserError(
-                f"{scheduler}: the cluster lost the work, or could not take it in ("
-                f"{reason(error)}); its logs say more"
+                f"{scheduler}: the cluster lost the work ({reason(error)}); its logs say more"
             ) from None
 
 
@@ -160,6 +159,26 @@ def prepare(client: "Client", name: str) -> None:
         client.register_plugin(plugin, name=SERVED)
     except RuntimeError as error:
         raise UserError(reason(error)) from None
+
+
+def send(client: "Client", function: Callable) -> "Future":
+    """A function on the cluster, where it lasts: the scheduler can have it made anew from the bytes
+    that are sent here. What is scattered is gone with the worker that has the only copy left, and
+    workers that are idle for two seconds drop theirs.
+
+    Raises:
+        UserError: a worker can't take it in.
+    """
+    import dask
+    from distributed.protocol.pickle import dumps
+
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+        sent = client.submit(pickle.loads, dumps(function), pure=False)
+    if error := sent.exception():
+        raise UserError(
+            f"{client.scheduler.address}: the workers can't take in the work ({reason(error)})"
+        )
+    return sent
 
 
 def preparation(root: str, folder: str, name: str, versions: dict[str, str]) -> "WorkerPlugin":
