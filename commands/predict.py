@@ -3,9 +3,9 @@
     python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json]
 
 CLIP is a path, or `-` for standard input. A file that has no answer is named on stderr and the rest
-goes on; the exit code is then 1. Files are read, answered and forgotten one after the other:
-thousands take no more memory than one. A model brings all that it needs, so that its folder can be
-taken anywhere.
+goes on; the exit code is then 1. Files are answered on all cores, or on a Dask cluster (see
+docs/scaling.md), in the order of their names, and forgotten at once: thousands take no more memory
+than a few. A model brings all that it needs, so that its folder can be taken anywhere.
 
 Reads:  the clips; the models in data/models/w2v, whose probabilities are averaged; or that in
         data/models/probe or data/models/svm; or one FOLDER of any kind
@@ -25,7 +25,7 @@ from scipy.special import softmax
 
 from ser import audio, params
 from ser.corpus import EMOTIONS
-from ser.run import errors
+from ser.run import errors, parallel
 from ser.svm import features
 from ser.svm import model as classifier
 
@@ -47,6 +47,7 @@ def fine_tuned(folders: list[Path]) -> Answer:
     from ser.encoder import checkpoint, trained
 
     checkpoint.quiet()
+    torch.set_num_threads(1)  # every core has a clip of its own
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [trained.load(folder).to(device) for folder in folders]
 
@@ -74,10 +75,13 @@ def describer(folder: Path, made_by: dict) -> tuple[list[str], Answer]:
         names of the numbers; a function from samples to them.
     """
     if "embed" in made_by:
+        import torch
+
         from ser.encoder import checkpoint
         from ser.encoder.embeddings import Embedder
 
         checkpoint.quiet()
+        torch.set_num_threads(1)
         embedder = Embedder.like(made_by["embed"], folder / "checkpoint", str(folder))
         return embedder.columns, embedder
     settings = params.Mfcc.model_validate(made_by.get("mfcc"))
@@ -137,6 +141,35 @@ def load(name: str) -> Answer:
     raise errors.UserError(f"{name}: no model there; expected {', '.join(STAGES)} or a folder")
 
 
+def heard(clip: str) -> np.ndarray | errors.UserError:
+    """A clip's samples: int16, shape (n,), 16 kHz; or why there are none."""
+    try:
+        return audio.decode(clip, limit=LONGEST)
+    except errors.UserError as error:
+        return error
+
+
+def attempt(
+    answer: Answer, clip: str, samples: np.ndarray | errors.UserError
+) -> np.ndarray | errors.UserError:
+    """A clip's probabilities of EMOTIONS, shape (8,); or why there are none.
+
+    Args:
+        answer: of the model.
+        clip: name for messages.
+        samples: what `heard` returned.
+    """
+    if isinstance(samples, errors.UserError):
+        return samples
+    try:
+        probabilities = answer(samples / np.float32(2**15), clip)
+    except errors.UserError as error:
+        return error
+    if not np.isfinite(probabilities).all():
+        return errors.UserError(f"{clip}: the model answers with what is not a number")
+    return probabilities
+
+
 @errors.one_line
 def main() -> None:
     """Load the model, answer clip by clip."""
@@ -155,19 +188,22 @@ def main() -> None:
     options = parser.parse_args()
     answer = load(options.model)
 
+    # What is piped in comes to this process alone.
+    piped = {clip: heard(clip) for clip in {"-"} & {*options.clips}}
+    answers = parallel.streamed(
+        lambda clip: attempt(answer, clip, piped[clip] if clip in piped else heard(clip)),
+        options.clips,
+        None,
+    )
+
     width = max(len(clip) for clip in options.clips)
     if not options.json:
         print("clip".ljust(width), "predicted".ljust(9), *(f"{emotion:>9}" for emotion in EMOTIONS))
     failed = False
-    for clip in options.clips:
-        try:
-            samples = audio.decode(clip, limit=LONGEST)
-            probabilities = answer(samples / np.float32(2**15), clip)
-            if not np.isfinite(probabilities).all():
-                raise errors.UserError(f"{clip}: the model answers with what is not a number")
-        except errors.UserError as error:
+    for clip, probabilities in zip(options.clips, answers, strict=True):
+        if isinstance(probabilities, errors.UserError):
             failed = True
-            print(f"predict: {error}", file=sys.stderr, flush=True)
+            print(f"predict: {probabilities}", file=sys.stderr, flush=True)
             continue
         predicted = EMOTIONS[probabilities.argmax()]
         if options.json:

@@ -10,11 +10,9 @@ Writes: data/embeddings.parquet: a row per clip, sorted by clip; the column clip
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 
-from ser import audio, corpus, params
+from ser import audio, corpus, params, parquet
 from ser.encoder import checkpoint
 from ser.encoder.embeddings import Embedder
 from ser.run import errors, outputs, parallel, resources
@@ -28,18 +26,13 @@ def main() -> None:
     embedder = Embedder(Path("data/checkpoint"), settings.checkpoint, settings.embed)
     torch.set_num_threads(1)  # every core has a clip of its own
     paths = corpus.files("data/audio")
-    values = np.empty((len(paths), len(embedder.columns)), np.float32)
-    rows = parallel.streamed(lambda path: embedder(audio.read(path), path.stem), paths, "embed")
-    for number, row in enumerate(rows):
-        values[number] = row
-    table = pd.DataFrame(values, columns=embedder.columns)
-    table.insert(0, "clip", [path.stem for path in paths])
-    table.attrs = embedder.origin
     with outputs.whole("data/embeddings.parquet") as path:
-        table.to_parquet(path, index=False, use_dictionary=["clip"])
+        rows = parallel.streamed(lambda path: embedder(audio.read(path), path.stem), paths, "embed")
+        clips = [path.stem for path in paths]
+        parquet.write(path, clips, embedder.columns, rows, embedder.origin)
     layers = len(embedder.encoder.layers)
     print(
-        f"{len(table)} clips; {layers + 1} layers of {embedder.encoder.width}, mean and deviation"
+        f"{len(paths)} clips; {layers + 1} layers of {embedder.encoder.width}, mean and deviation"
     )
     resources.note("data/embeddings.parquet")
 

@@ -13,25 +13,30 @@ Writes: data/mfcc.parquet: a row per clip, sorted by clip; the column clip, then
                                      coefficients and deltas over the frames
 """
 
+import functools
+from collections import Counter
 from pathlib import Path
 
-from ser import params
-from ser.run import errors, outputs, resources
+from ser import params, parquet
+from ser.run import errors, outputs, parallel, resources
 from ser.svm import features
 
 
 @errors.one_line
 def main() -> None:
-    """Describe all clips, write the table."""
+    """Describe all clips, on all cores; write the table."""
     paths = sorted(Path("data/audio").glob("*.wav"))
     if not paths:
         raise errors.UserError("data/audio: no clips; `dvc repro resample` makes them")
-    table = features.table(paths, params.load().mfcc)
+    settings = params.load().mfcc
+    columns = features.names(settings)
+    describe = functools.partial(features.describe_file, settings=settings)
     with outputs.whole("data/mfcc.parquet") as path:
-        table.to_parquet(path, index=False)
-    blocks = table.columns[1:].str.partition("_").get_level_values(0).value_counts(sort=False)
+        rows = parallel.streamed(describe, paths, "mfcc")
+        parquet.write(path, [path.stem for path in paths], columns, rows, settings.model_dump())
+    blocks = Counter(name.partition("_")[0] for name in columns)
     sizes = ", ".join(f"{block} {size}" for block, size in blocks.items())
-    print(f"{len(table)} clips, {blocks.sum()} features: {sizes}")
+    print(f"{len(paths)} clips, {len(columns)} features: {sizes}")
     resources.note("data/mfcc.parquet")
 
 

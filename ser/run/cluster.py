@@ -175,9 +175,8 @@ def send(client: "Client", function: Callable) -> "Future":
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
         sent = client.submit(pickle.loads, dumps(function), pure=False)
     if error := sent.exception():
-        raise UserError(
-            f"{client.scheduler.address}: the workers can't take in the work ({reason(error)})"
-        )
+        scheduler = client.scheduler_info()["address"]
+        raise UserError(f"{scheduler}: the workers can't take in the work ({reason(error)})")
     return sent
 
 

@@ -25,7 +25,8 @@ def peak_memory() -> int:
 def place(made: Path) -> Path:
     """Where the note on a file lies: by its contents, so that no other result finds it, beside
     TensorBoard's event files."""
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    with made.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return state.project() / "runs" / "resources" / f"{digest[:32]}.json"
 
 

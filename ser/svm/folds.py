@@ -46,8 +46,8 @@ def read(path: str, stage: str) -> Data:
         stage: that made it.
 
     Raises:
-        UserError: a table is missing or damaged, a clip of the folds has no features, or one that
-            is not a number.
+        UserError: a table is missing or damaged, the two are not of the same clips, or a feature is
+            not a number.
     """
     clips = tables.folds()
     if not Path(path).exists():
@@ -59,14 +59,16 @@ def read(path: str, stage: str) -> Data:
         raise errors.UserError(
             f"{path}: not a table of clips: {' '.join(str(error).split())[:150]}"
         ) from None
-    missing = clips.loc[~clips["clip"].isin(table.index), "clip"]
     strange = table.columns[~np.isfinite(table).all()]
-    if len(missing) or len(strange) or not (stored.attrs and table.index.is_unique):
+    if len(strange) or not (stored.attrs and table.index.is_unique):
         what = "does not say how it was made"
         what = f"{strange[0]} of a clip is not a number" if len(strange) else what
-        what = f"no row for {missing.iloc[0]}" if len(missing) else what
         what = "a clip stands there twice" if not table.index.is_unique else what
         raise errors.UserError(f"{path}: {what}; `dvc repro` makes it anew")
+    if lonely := set(clips["clip"]) ^ set(table.index.astype(str)):
+        raise errors.UserError(
+            f"{min(lonely)}: not in both {tables.FOLDS} and {path}; `dvc repro` makes them agree"
+        )
     return Data(clips, table.loc[clips["clip"]].reset_index(drop=True), {stage: stored.attrs})
 
 

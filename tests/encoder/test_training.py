@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import workplace
 from conftest import ROOT
 from ruamel.yaml import YAML
 from tiny_models import write_checkpoint
@@ -86,6 +87,20 @@ def begin(folder: Path, fold: int = 0, inner: bool = False, **changes: object) -
     with contextlib.chdir(folder):
         settings = params.load().model_copy(update=changes)
         return finetuning.prepare(settings, fold, inner)[0]
+
+
+@pytest.mark.parametrize("lost", ["data/folds.csv", "data/features"])
+def test_folds_of_other_clips_than_the_stored_ones_are_refused(trained, tmp_path, lost):
+    folder = tmp_path / "again"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
+    clip = pd.read_csv(folder / "data/folds.csv")["clip"][0]
+    if lost == "data/folds.csv":
+        pd.read_csv(folder / lost)[1:].to_csv(folder / lost, index=False)
+    else:
+        (folder / f"data/audio/{clip}.wav").unlink()
+        workplace.run(folder, "w2v_features")
+    with pytest.raises(UserError, match=f"^{clip}: not in both data/folds.csv and data/fea"):
+        begin(folder)
 
 
 def test_what_is_not_finite_spoils_nothing(trained):

@@ -2,6 +2,7 @@
 what a user sees of one that fails."""
 
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -125,6 +126,27 @@ def test_stages_make_the_same_bytes(alone, on_cluster, tmp_path):
     before, after = (workplace.digest(each / "data") for each in (alone, folder))
     assert after == before
     assert {"mfcc.parquet", "embeddings.parquet", "svm/predictions.csv"} <= set(after)
+
+
+def test_predict_gives_the_same_answers(alone, on_cluster):
+    """Also for what only this process can read, and for what has no answer."""
+    clips = sorted((alone / "data/audio").iterdir())[:40]
+    names = [str(path.relative_to(alone)) for path in clips[:30]]
+    names[20:20] = ["-", "absent.wav"]
+    command = [sys.executable, "-m", "commands.predict", "--json", "--model", "svm", *names]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    there, here = (
+        subprocess.run(
+            command, cwd=alone, env={**env, cluster.VARIABLE: where},
+            input=clips[35].read_bytes(), capture_output=True, check=False, timeout=300,
+        )
+        for where in (on_cluster, "")
+    )  # fmt: skip
+    assert there.returncode == here.returncode == 1
+    assert there.stderr == here.stderr == b"predict: absent.wav: No such file or directory\n"
+    assert there.stdout == here.stdout
+    answered = [json.loads(line)["clip"] for line in here.stdout.splitlines()]
+    assert answered == [name for name in names if name != "absent.wav"]
 
 
 def test_workers_do_all_work_an_item_in_one_thread_and_what_it_needs_is_not_sent_each_time(

@@ -295,7 +295,12 @@ def test_stage_refuses_what_it_cannot_train_on_in_one_line(project):
     write_tables(folder, rows, features(rows))
     table = pd.read_parquet(folder / "mfcc.parquet")
     table[1:].to_parquet(folder / "mfcc.parquet", index=False)
-    one_line(project.stage("svm_train"), "data/mfcc.parquet", f"no row for {table['clip'][0]}")
+    lonely = "not in both data/folds.csv and data/mfcc.parquet"
+    one_line(project.stage("svm_train"), f"{table['clip'][0]}: {lonely}")
+    table.to_parquet(folder / "mfcc.parquet", index=False)
+    rows[1:].to_csv(folder / "folds.csv", index=False)
+    one_line(project.stage("svm_train"), f"{rows['clip'][0]}: {lonely}")
+    rows.to_csv(folder / "folds.csv", index=False)
     table.attrs = {}
     table.to_parquet(folder / "mfcc.parquet", index=False)
     one_line(project.stage("svm_train"), "data/mfcc.parquet", "how it was made")
