@@ -1,17 +1,15 @@
 """Tables of features, a row per clip, in Parquet files that are written as their rows come."""
 
-import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-TOGETHER = 512  # rows in memory: a few MB of the widest tables
+TOGETHER = 1024  # rows in a group
 
 
 def write(
@@ -21,7 +19,8 @@ def write(
     rows: Iterable[np.ndarray],
     attrs: dict,
 ) -> None:
-    """Write the table as `pandas.read_parquet` reads it; memory does not grow with it.
+    """Write the table as `pandas.read_parquet` reads it. Memory holds one group of rows and the
+    file's table of contents, some MB for each group.
 
     Args:
         path: of the file.
@@ -30,19 +29,14 @@ def write(
         rows: their numbers, shape (len(columns),), in the order of `clips`.
         attrs: the table's, which JSON has to be able to hold.
     """
+    fields = [("clip", pa.string()), *((name, pa.float32()) for name in columns)]
+    # Where pandas looks for attrs.
+    schema = pa.schema(fields, metadata={"PANDAS_ATTRS": json.dumps(attrs)})
     left = zip(clips, rows, strict=True)
-    with contextlib.ExitStack() as stack:
-        writer = None
+    with parquet.ParquetWriter(
+        path, schema, use_dictionary=["clip"], write_statistics=False
+    ) as writer:
         while group := list(itertools.islice(left, TOGETHER)):
             names, values = zip(*group, strict=True)
-            frame = pd.DataFrame(np.asarray(values, np.float32), columns=list(columns))
-            frame.insert(0, "clip", names)
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            # Where pandas looks for attrs.
-            notes = {**table.schema.metadata, b"PANDAS_ATTRS": json.dumps(attrs)}
-            table = table.replace_schema_metadata(notes)
-            if writer is None:
-                writer = stack.enter_context(
-                    parquet.ParquetWriter(path, table.schema, use_dictionary=["clip"])
-                )
-            writer.write_table(table)
+            by_column = np.array(values, np.float32).T.copy()
+            writer.write_table(pa.table([pa.array(names), *by_column], schema))
