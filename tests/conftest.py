@@ -1,11 +1,13 @@
 """Fixtures: throw-away projects made of this checkout's files, the real configuration shrunk until
 it runs in seconds."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = workplace.make(tmp_path_factory.mktemp("trained"), weights=True)
     workplace.run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
     return folder
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """A disk, so to speak, that is full once a file has so many bytes."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def one_line(done: subprocess.CompletedProcess, *words: str) -> None:

@@ -57,7 +57,8 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
-            where = as_line(str(error.filename or "disk"))
+            name = error.filename or "disk"
+            where = as_line(os.fsdecode(name) if isinstance(name, bytes) else str(name))
             message, code = f"{stage}: {where}: {error.strerror}", 1
         except KeyboardInterrupt as stop:
             said, number = stop.args or ("interrupted", signal.SIGINT)

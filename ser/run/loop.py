@@ -3,6 +3,7 @@ without loss, and continued by the same command."""
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +21,24 @@ from ser.run.state import Store
 
 PAUSE = 1.0  # seconds between looks at what the steps left behind, since a GPU has to wait for them
 FORECAST = 20  # seconds after which it is known how long the rest will take
+
+
+@contextmanager
+def events(log: Path) -> Iterator[SummaryWriter]:
+    """TensorBoard's writer, whose thread would print what it hands to this one to raise, such as a
+    full disk."""
+    before = threading.excepthook
+
+    def leave_out(raised: threading.ExceptHookArgs) -> None:
+        if not isinstance(raised.exc_value, OSError):
+            before(raised)
+
+    threading.excepthook = leave_out
+    try:
+        with SummaryWriter(str(log)) as writer:
+            yield writer
+    finally:
+        threading.excepthook = before
 
 
 class Training(Protocol):
@@ -92,7 +111,7 @@ def run(
     said = False  # the forecast
     with (
         listening() as signals,
-        SummaryWriter(str(log)) if first else nullcontext() as writer,
+        events(log) if first else nullcontext() as writer,
         tqdm(total=sum(sizes), initial=start, desc=title, unit="clip", mininterval=1,
              disable=not first) as bar,
     ):  # fmt: skip

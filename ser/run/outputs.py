@@ -42,13 +42,28 @@ def whole(path: str | Path) -> Iterator[Path]:
         work = open_work_folder(path)
         yield work / path.name
         move(work / path.name, path, work / OLDER)
-    except OSError as error:  # a failed write does not say to which file
+    except Exception as raised:
+        error = reason(raised)
+        if error is None:
+            raise
+        # A failed write does not say to which file.
         if error.filename is None or ".partial" in str(error.filename):
             error.filename = str(path)
-        raise
+        raise error from None
     finally:
         if work:
             close(work, path)
+
+
+def reason(error: Exception) -> OSError | None:
+    """The OSError that an error is, or hides: PyTorch raises its own over it, safetensors quotes
+    its number. None: it is another."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return error.__context__
+    quoted = re.search(r"I/O error: .*\(os error (\d+)\)", str(error))
+    return OSError(int(quoted[1]), os.strerror(int(quoted[1]))) if quoted else None
 
 
 @contextmanager

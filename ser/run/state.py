@@ -71,8 +71,9 @@ class Store:
 
     def save(self, state: dict) -> None:
         """Keep `state`: tensors, numbers, strings, and lists and dicts of them."""
-        with outputs.whole(self.path) as path:
-            torch.save(state, path)
+        # Into an open file, or PyTorch would hide why it can't write.
+        with outputs.whole(self.path) as path, path.open("wb") as file:
+            torch.save(state, file)
         self.saved = time.monotonic()
 
     def remove(self) -> None:

@@ -1,6 +1,7 @@
 """A training that was killed ends as if it had not been."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 
 import pytest
 import workplace
+from conftest import small_files
 
 from ser import params
 from ser.encoder import finetuning
@@ -42,6 +44,17 @@ def test_a_signal_while_the_head_is_fitted_is_not_put_off(trained, tmp_path, mon
     monkeypatch.delattr(type(runs[1].encoder.head), "fit")
     loop.run(runs[1], store, *rest)
     assert runs[1].done == len(runs[1].steps)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_full_disk_for_tensorboard_is_raised_once(tmp_path, capsys):
+    """And not printed by TensorBoard's thread, too."""
+    with pytest.raises(OSError) as error, loop.events(tmp_path) as writer, small_files(600):
+        for step in range(100):
+            writer.add_scalar("loss", 1.0, step)
+        writer.flush()
+    assert error.value.errno == errno.EFBIG
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

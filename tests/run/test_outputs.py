@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all, whatever happens to the process that writes them."""
 
+import errno
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, small_files
 
 from ser.run import outputs
 
@@ -278,6 +279,23 @@ def test_a_write_that_fails_names_the_output(target):
     with pytest.raises(FileExistsError) as error, outputs.whole(target.parent / "file" / "raw"):
         pass
     assert error.value.filename == str(target.parent / "file")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("library", ["torch", "safetensors"])
+def test_a_disk_that_is_full_is_said_to_be_whatever_a_library_calls_it(target, library):
+    import safetensors.torch
+    import torch
+
+    tensors = {"a": torch.zeros(10_000)}
+    with small_files(2000), pytest.raises(OSError) as error, outputs.whole(target) as partial:
+        if library == "torch":
+            with partial.open("wb") as file:
+                torch.save(tensors, file)
+        else:
+            safetensors.torch.save_file(tensors, partial)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(target))
+    assert target.is_dir(), "as it was"
 
 
 def test_git_and_dvc_ignore_work_folders(project):
