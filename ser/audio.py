@@ -116,7 +116,7 @@ def read(path: str | Path) -> np.ndarray:
         float32 in [-1, 1], shape (n,), 16 kHz mono.
 
     Raises:
-        UserError: the file is not a 16 kHz mono WAV file.
+        UserError: the file is not a 16 kHz mono WAV file, or holds no sample.
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32")
@@ -126,4 +126,6 @@ def read(path: str | Path) -> np.ndarray:
         raise UserError(
             f"{path}: {rate} Hz, {samples[:1].size} channels; expected {SAMPLE_RATE} Hz, mono"
         )
+    if not len(samples):
+        raise UserError(f"{path}: holds no audio")
     return samples

@@ -185,3 +185,10 @@ def test_folders_and_names_in_other_encodings(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert len(audio.decode(tmp_path / "tone.mp3")) > 7000
+
+
+def test_a_wav_file_without_samples_is_refused(tmp_path):
+    """Once such a header, damaged, was read as a clip of no length."""
+    audio.write(tmp_path / "a.wav", np.zeros(0, np.int16))
+    with pytest.raises(errors.UserError, match="holds no audio"):
+        audio.read(tmp_path / "a.wav")

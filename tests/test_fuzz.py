@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from tiny_models import write_checkpoint, write_whisper
 
 from commands import predict
-from ser import audio, params, scoring, tables
+from ser import audio, params, protocols, scoring, tables
 from ser.corpora import ravdess
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, hub
@@ -148,7 +148,7 @@ def good(settings: params.Params) -> None:
     """Whatever is let pass is what params.yaml may hold, and stays so."""
     again = params.check(settings.model_dump(), "again", params.Params)
     assert again == settings
-    assert all(0 <= fold < len(settings.split.folds) for fold in settings.folds)
+    assert set(settings.folds) <= set(range(protocols.count(settings.split.scheme)))
 
 
 @given(content=damaged(PARAMS))
