@@ -106,6 +106,6 @@ def cloned(home: Path, name: str = "project") -> Checkout:
     env = {**kept, **experiments.IDENTITY, **user, "PATH": tools}
     made = Checkout(home / name, home / "cache", env)
     made.run("git", "clone", "--quiet", ROOT, made.path, cwd=home)
-    config = f"[cache]\n    dir = {made.cache}\n"
+    config = "[cache]\n    dir = ../../cache\n"  # DVC reads it in the locale's encoding
     (made.path / ".dvc" / "config.local").write_text(config, encoding="utf-8")
     return made

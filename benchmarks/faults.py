@@ -15,10 +15,11 @@ FAULT is one of these; all by default. The first three come at a random moment o
   power       the machine stops between setting the old folder aside and renaming the new one
   corrupted, missing   a file of the stage's outputs in DVC's cache; the checked out one is gone
   twice       two `dvc repro` of the stage at once
-  clock       the clock is set back two hours half-way (where libfaketime is installed)
+  clock       Python's clock goes back two hours half-way
   source      no server, no hub and no folder that `download` and `checkpoint` could take from
   experiments two `dvc exp run --temp` at once
-  odd         a path with spaces and other letters, a locale that is not UTF-8, umask 077, no HOME
+  odd         a path with spaces and other letters, LC_ALL=C, umask 077, no HOME
+  ascii       the same in a plain path, with Python kept to ASCII: in another, DVC itself fails
 
 Prints: a line of a Markdown table for each: fault, stage, what was said, state after the next run.
 The exit code is 1 if any state is not the reference's.
@@ -53,7 +54,6 @@ SHRUNK = (
     "freeze_cnn=false", "epochs=1", "lr=1e-3", "svm_train.C=[1,10]",
 )  # fmt: skip
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
-FAKETIME = ("/usr/lib/*/faketime/libfaketime.so.1", "/opt/homebrew/lib/faketime/libfaketime*.dylib")
 SAME = "same bytes"
 
 # Ends the process when it renames for the second time: the old output is aside by then.
@@ -69,6 +69,18 @@ sys.addaudithook(at)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+# Python's clock goes back two hours once the process has worked for so many seconds.
+BACK = """
+import os, runpy, sys, time
+half = float(os.environ["HALF"])
+for name, hours in (("time", 2 * 3600), ("time_ns", 2 * 3600 * 10**9)):
+    def faked(true=getattr(time, name), hours=hours):
+        return true() - hours * (time.process_time() > half)
+    setattr(time, name, faked)
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+CLOCK = 'exec {python} -c "$SCRIPT" "$@"\n'
 READ_ONLY = """
 exec unshare --mount sh -c 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD" &&
 exec "$@"' sh {python} "$@"
@@ -146,7 +158,7 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
     if fault == "full":
         inside = [file for out in outs for file in ([out] if out.is_file() else out.rglob("*"))]
         half = max(file.stat().st_size for file in inside) // 2
-        with instead(checkout, f'ulimit -f {half // 512}; exec {{python}} "$@"') as env:
+        with instead(checkout, f'ulimit -f {max(1, half // 512)}; exec {{python}} "$@"') as env:
             return checkout.repro(*ALONE, stage, **env)[1]
     if fault == "read-only":
         if sys.platform != "linux" or os.getuid():
@@ -164,20 +176,9 @@ def strike(checkout: Checkout, fault: str, stage: str, moments: random.Random) -
         pair = [checkout.start("dvc", "repro", "--no-run-cache", *ALONE, stage) for _ in range(2)]
         return "\n".join(checkout.wait(process) for process in pair)
     assert fault == "clock"
-    libraries = [path for pattern in FAKETIME for path in Path("/").glob(pattern[1:])]
-    if not libraries:
-        return None
-    clock = checkout.cache / "clock"
-    clock.write_text("+0\n")
-    env = {
-        "LD_PRELOAD": str(libraries[0]), "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }  # fmt: skip
-    seconds = cost(checkout, stage) / 2
-    dvc = checkout.start("dvc", "repro", "--no-run-cache", *ALONE, stage, **env)
-    at_work(dvc, stage, seconds)
-    clock.write_text("-2h\n")
-    return checkout.wait(dvc)
+    with instead(checkout, CLOCK) as env:
+        half = str(cost(checkout, stage) / 2)
+        return checkout.repro(*ALONE, stage, HALF=half, SCRIPT=BACK, **env)[1]
 
 
 def spoil(checkout: Checkout, outs: list[Path], stage: str, fault: str) -> str | None:
@@ -277,15 +278,17 @@ def at_once(checkout: Checkout) -> str:
     return printed if len(locks) == 1 else f"ERROR: {len(locks)} different results\n{printed}"
 
 
-def odd(home: Path, targets: list[str], reference: dict[str, str]) -> str:
-    """The whole pipeline where nothing is as developers have it."""
-    (home / "Maße & 1").mkdir()
+def elsewhere(
+    home: Path, name: str, targets: list[str], reference: dict[str, str], **env: str
+) -> str:
+    """The whole pipeline in another folder, umask 077, without HOME, LC_ALL=C."""
     before = os.umask(0o077)
     try:
-        checkout = shrunk(home / "Maße & 1", "Stimmen ü")
-        for name in ("HOME", "LANG", "LC_CTYPE"):
-            checkout.env.pop(name, None)
-        checkout.env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        (home / name).parent.mkdir(exist_ok=True)
+        checkout = shrunk((home / name).parent, (home / name).name)
+        for variable in ("HOME", "LANG", "LC_CTYPE"):
+            checkout.env.pop(variable, None)
+        checkout.env |= {"LC_ALL": "C", **env}
         code, printed = checkout.repro(*targets)
     finally:
         os.umask(before)
@@ -294,12 +297,12 @@ def odd(home: Path, targets: list[str], reference: dict[str, str]) -> str:
     wrong = sorted(name for name in differing if now.get(name) != reference.get(name))
     if code or wrong:
         lines = [line for line in printed.splitlines() if re.match(r"ERROR|\w+: ", line)]
-        return f"**differs**: {(wrong or lines or ['?'])[0][:90]}"
+        return f"**differs**: {(lines or wrong or ['?'])[0][:90]}"
     return SAME
 
 
 BY_STAGE = (*SIGNALS, "full", "read-only", "power", "corrupted", "missing", "twice", "clock")
-FAULTS = (*BY_STAGE, "source", "experiments", "odd")
+FAULTS = (*BY_STAGE, "source", "experiments", "odd", "ascii")
 
 
 @errors.one_line
@@ -313,6 +316,7 @@ def main() -> None:
     if strange := set(options.faults) - set(FAULTS):
         raise errors.UserError(f"{min(strange)}: no such fault; expected {', '.join(FAULTS)}")
     faults, states = options.faults or FAULTS, []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         checkout = shrunk(home)
@@ -346,8 +350,12 @@ def main() -> None:
                 line("source", stage, printed, compare(checkout, reference))
         if "experiments" in faults:
             line("experiments", "all", at_once(checkout), compare(checkout, reference))
+        where = checkout.targets, reference
         if "odd" in faults:
-            line("odd", "all", "", odd(home, checkout.targets, reference))
+            line("odd", "all", "", elsewhere(home, "Maße & 1/Stimmen ü", *where))
+        if "ascii" in faults:
+            no_utf8 = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+            line("ascii", "all", "", elsewhere(home, "a/plain", *where, **no_utf8))
     sys.exit(any(not state.startswith(SAME) for state in states))
 
 
