@@ -2,9 +2,9 @@
 
     RAVDESS_ARCHIVE=PATH python -m benchmarks.repro
 
-In a clone of the last commit with an empty cache `dvc repro evaluate@svm` runs from the start, then
-once more with nothing to do; then the same stages run by hand, without DVC. A stage's time is until
-the next one begins: DVC's hashing and caching of its outputs is part of it.
+In a clone of the last commit, with an empty cache, `dvc repro --force` runs, then `dvc repro` once
+more with nothing to do; then the same stages run by hand, without DVC. A stage's time is until the
+next one begins: DVC's hashing and caching of its outputs is part of it.
 """
 
 import argparse
@@ -29,7 +29,9 @@ def timed(checkout: Checkout, archive: str) -> dict[str, float]:
         UserError: it fails.
     """
     start, seconds, printed = time.perf_counter(), {}, []
-    dvc = checkout.start("dvc", "repro", TARGET, RAVDESS_ARCHIVE=archive, PYTHONUNBUFFERED="1")
+    dvc = checkout.start(
+        "dvc", "repro", "--force", TARGET, RAVDESS_ARCHIVE=archive, PYTHONUNBUFFERED="1"
+    )
     stage, since = "(DVC's start)", start
     for line in dvc.stdout or ():
         printed.append(line)
