@@ -36,6 +36,23 @@ def terminated(number: int, _: object) -> None:
     raise Stopped("interrupted", number)
 
 
+def while_loading() -> None:
+    """Have Ctrl-C and SIGTERM end `python -m` in one line also while it loads its libraries, which
+    takes seconds. Nothing is begun by then."""
+    if sys.argv[:1] != ["-m"]:  # another program imports this
+        return
+    name = sys.orig_argv[sys.orig_argv.index("-m") + 1].rpartition(".")[2]
+
+    def stop(number: int, _: object) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"{name}: interrupted\n".encode())
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored
+        signal.signal(signal.SIGINT, stop)
+
+
 def one_line(main: Callable[[], None]) -> Callable[[], None]:
     """Wrap a stage's `main`: user's mistakes, a full or read-only disk, Ctrl-C and SIGTERM end in
     one line and exit code 1 (128 + the signal's number after a signal).
@@ -47,6 +64,8 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
     def wrapped() -> None:
         stage = main.__globals__["__spec__"].name.rpartition(".")[2]
         signal.signal(signal.SIGTERM, terminated)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path that the locale lacks letters for
             sys.stdout.reconfigure(errors="backslashreplace")
         try:

@@ -1,0 +1,5 @@
+"""The stages: what dvc.yaml runs."""
+
+from ser.run import errors
+
+errors.while_loading()
