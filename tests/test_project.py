@@ -22,7 +22,6 @@ RUN = {
     "pre-commit",
     "pre-commit-hooks",
     "psycopg",  # sqlalchemy's driver of PostgreSQL
-    "pyarrow",  # Parquet for pandas
     "pytest-timeout",
     "pytest-xdist",
     "ruff",
