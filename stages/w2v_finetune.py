@@ -27,7 +27,7 @@ from functools import partial
 
 from ser import params
 from ser.encoder import card, device, finetuning
-from ser.run import errors, launch, loop, outputs, resources, state
+from ser.run import errors, launch, loop, outputs, project, resources
 
 
 @errors.one_line
@@ -44,7 +44,7 @@ def main() -> None:
     saved = finetuning.saved_state(settings, training)
     resumed = saved.path.exists()
     experiment = os.environ.get("DVC_EXP_NAME", "workspace")
-    log = state.project() / "runs" / experiment / f"fold_{fold}"
+    log = project.folder() / "runs" / experiment / f"fold_{fold}"
     forecast = partial(
         finetuning.forecast, folds=table["fold"].nunique(), settings=settings, training=training
     )

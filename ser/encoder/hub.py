@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ser.encoder import checkpoint
 from ser.encoder.checkpoint import WEIGHTS
-from ser.run import state
+from ser.run import project
 from ser.run.errors import UserError
 
 FILES = ("config.json", "preprocessor_config.json", *WEIGHTS)
@@ -59,7 +59,7 @@ def local(name: str) -> Path | None:
         UserError: it can only be meant as a folder, and there is none.
     """
     place = Path(name).expanduser()
-    for folder in (place, state.project() / place):
+    for folder in (place, project.folder() / place):
         if folder.is_dir():
             return folder
     if name.startswith((".", "/", "~")):

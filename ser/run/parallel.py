@@ -18,12 +18,24 @@ this_thread = threading.local()
 limited: set[str] = set()  # keys of the runs that keep this process's BLAS to one thread
 
 
-def over(function: Callable, items: Iterable, desc: str | None, unit: str = "clip") -> list:
+def over(
+    function: Callable,
+    items: Iterable,
+    desc: str | None,
+    unit: str = "clip",
+    largest: int = LARGEST_CHUNK,
+) -> list:
     """`[function(item) for item in items]` on all cores; see `streamed`."""
-    return list(streamed(function, items, desc, unit))
+    return list(streamed(function, items, desc, unit, largest))
 
 
-def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = "clip") -> Iterator:
+def streamed(
+    function: Callable,
+    items: Iterable,
+    desc: str | None,
+    unit: str = "clip",
+    largest: int = LARGEST_CHUNK,
+) -> Iterator:
     """What `function` makes of each item, in order, each as soon as its turn comes, on all cores.
 
     In threads, since nearly all of the work goes into NumPy, BLAS, libsvm, PyTorch and FFmpeg,
@@ -34,9 +46,10 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
 
     Args:
         function: of one item.
-        items: they are handed out in chunks of up to `LARGEST_CHUNK`.
+        items: they are handed out in chunks.
         desc: name of the progress bar; None: no bar.
         unit: what the bar counts.
+        largest: items in a chunk, at most; 1 where each takes long.
 
     Raises:
         whatever `function` raises; items not yet begun are then left alone.
@@ -49,7 +62,7 @@ def streamed(function: Callable, items: Iterable, desc: str | None, unit: str = 
         tqdm(total=len(items), desc=desc, unit=unit, mininterval=1, disable=desc is None) as bar,
     ):
         cores = (work.backend or joblib).effective_n_jobs(-1)
-        size = min(LARGEST_CHUNK, max(1, len(items) // (4 * cores)))
+        size = min(largest, max(1, len(items) // (4 * cores)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         key, served = uuid.uuid4().hex, work.served
         limited.add(key)

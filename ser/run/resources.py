@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from ser.run import cluster, outputs, state
+from ser.run import cluster, outputs, project
 
 
 def peak_memory() -> int:
@@ -27,7 +27,7 @@ def place(made: Path) -> Path:
     TensorBoard's event files."""
     with made.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return state.project() / "runs" / "resources" / f"{digest[:32]}.json"
+    return project.folder() / "runs" / "resources" / f"{digest[:32]}.json"
 
 
 def note(made: str) -> None:

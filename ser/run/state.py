@@ -16,18 +16,11 @@ from pathlib import Path
 
 import torch
 
-from ser.run import outputs
+from ser.run import outputs, project
 
 # How much work a kill may cost; not a param: the result is the same.
 SECONDS = float(os.environ.get("RAVDESS_SAVE_SECONDS", 60))
 FORGOTTEN = 30 * 24 * 3600  # seconds
-
-
-def project() -> Path:
-    """The project's folder, also from inside the work tree of an experiment, which lies in the
-    project's `.dvc/tmp`."""
-    parts = Path.cwd().parts
-    return Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else Path.cwd()
 
 
 def fingerprint(files: Iterable[Path], values: dict) -> str:
@@ -45,7 +38,7 @@ class Store:
     def __init__(self, name: str):
         """Find the place of the state called `name`, and remove states of other trainings that
         nobody went on with for a month."""
-        self.path = project() / ".checkpoints" / f"{name}.pt"
+        self.path = project.folder() / ".checkpoints" / f"{name}.pt"
         self.saved = time.monotonic()
         for path in self.path.parent.glob("*.pt"):
             if time.time() - path.stat().st_mtime > FORGOTTEN:

@@ -115,23 +115,19 @@ class Svm:
 
     def chosen_by_stage(self, settings: params.Params, fold: int) -> dict[str, object]:
         """What `svm_train` would choose from its candidates, by dotted name."""
-        rows, best = self.choose(settings, fold)
+        best = self.choose(settings, fold).best
         return {f"svm_train.{name}": chosen for name, chosen in best.items()}
 
-    def choose(self, settings: params.Params, fold: int) -> tuple[list[dict], dict]:
+    def choose(self, settings: params.Params, fold: int) -> choice.Choice:
         """`choice.choose` among svm_train's candidates, on the training actors of a fold."""
         data, chosen = feature_table(may_see(fold), settings), settings.svm_train
-        labels, actors = (data.clips[name].to_numpy() for name in ("emotion", "actor"))
         grid = choice.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            rows, best, _ = choice.choose(
-                data.table, labels.astype(str), actors, grid, chosen.inner_folds
-            )
-        return rows, best
+            return choice.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
 
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """The quarters that have passed and the score: all four at once."""
-        rows, _ = self.choose(settings, fold)
+        rows = self.choose(settings, fold).rows
         yield QUARTERS, float(max(row["accuracy"] for row in rows))
 
     def predict(self, settings: params.Params, fold: int) -> pd.Series:

@@ -1,9 +1,10 @@
 """Choose a classifier by cross-validation over training actors, calibrate and train it on them."""
 
+import functools
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -85,47 +86,81 @@ def decisions(
         a value per class, in alphabetical order: shape (candidates, test, classes).
     """
     classes = len(np.unique(labels[train]))
-    parts = {}
-    for name in {name for candidate in grid for name in candidate["blocks"]}:
-        values = table[columns_of(name, table)].to_numpy()
+
+    @functools.cache
+    def compared(block: str, linear: bool) -> list[np.ndarray]:
+        """The rows `train`, then `test`, with the rows `train`."""
+        values = table[columns_of(block, table)].to_numpy()
         standard = StandardScaler().fit(values[train])
         known, new = standard.transform(values[train]), standard.transform(values[test])
-        for linear in {candidate["kernel"] in kernels.LINEAR for candidate in grid}:
-            parts[name, linear] = [kernels.compare(rows, known, linear) for rows in (known, new)]
+        return [kernels.compare(rows, known, linear) for rows in (known, new)]
+
+    @functools.cache
+    def alike(block: str, kind: str, gamma: float) -> list[np.ndarray]:
+        parts = compared(block, kind in kernels.LINEAR)
+        return [kernels.alike(kind, part, gamma) for part in parts]
+
     values = []
-    for (blocks, kind, gamma), alike in itertools.groupby(
+    for (blocks, kind, gamma), same in itertools.groupby(
         grid, operator.itemgetter("blocks", "kernel", "gamma")
     ):
-        pairs = zip(*[parts[name, kind in kernels.LINEAR] for name in blocks], strict=True)
+        pairs = zip(*[alike(block, kind, gamma) for block in blocks], strict=True)
         weights = list(blocks.values())
         among, between = (kernels.combine(kind, pair, weights, gamma) for pair in pairs)
-        costs = [candidate["C"] for candidate in alike]
+        costs = [candidate["C"] for candidate in same]
         for coefficients, intercepts in kernels.fit(kind, among, labels[train], costs):
             margins = between @ coefficients.T + intercepts
             values.append(kernels.decide(kind, margins, classes))
     return np.stack(values)
 
 
+class Choice(NamedTuple):
+    """What a cross-validation has chosen.
+
+    Attributes:
+        rows: the candidates with their accuracy and whether each is chosen.
+        best: the one that is.
+        unseen: what it says about each clip by the model that has not seen its actor, shape
+            (clips, classes).
+    """
+
+    rows: list[dict]
+    best: dict
+    unseen: np.ndarray
+
+
 def choose(
     table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, grid: list[dict], folds: int
-) -> tuple[list[dict], dict, np.ndarray]:
-    """Score every candidate by a cross-validation over the actors given.
+) -> Choice:
+    """Score every candidate by a cross-validation over the actors given."""
+    splits = inner_splits(labels, actors, folds)
+    decided = [decisions(table, labels, *split, grid) for split in splits]
+    return best(labels, grid, splits, decided)
 
-    Returns:
-        the candidates with their accuracy and whether each is chosen; the best; what it says about
-        each clip by the model that has not seen its actor, shape (clips, classes).
+
+def best(
+    labels: np.ndarray,
+    grid: list[dict],
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    decided: Sequence[np.ndarray],
+) -> Choice:
+    """The candidate that is right most often.
+
+    Args:
+        splits: of `inner_splits`.
+        decided: what `decisions` returns for each of them.
     """
     classes = np.unique(labels)
     values = np.empty((len(grid), len(labels), len(classes)))
-    for train, test in inner_splits(labels, actors, folds):
-        values[:, test] = decisions(table, labels, train, test, grid)
+    for (_, test), said in zip(splits, decided, strict=True):
+        values[:, test] = said
     accuracy = (classes[values.argmax(axis=-1)] == labels).mean(axis=1)
-    best = int(np.argmax(accuracy))
+    number = int(np.argmax(accuracy))
     rows = [
-        {**candidate, "accuracy": float(share), "chosen": number == best}
-        for number, (candidate, share) in enumerate(zip(grid, accuracy, strict=True))
+        {**candidate, "accuracy": float(share), "chosen": row == number}
+        for row, (candidate, share) in enumerate(zip(grid, accuracy, strict=True))
     ]
-    return rows, grid[best], values[best]
+    return Choice(rows, grid[number], values[number])
 
 
 def sharpness(values: np.ndarray, labels: np.ndarray) -> float:
@@ -146,24 +181,15 @@ def sharpness(values: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-10, 10), options=options).x))
 
 
-def train(
-    table: pd.DataFrame,
-    labels: np.ndarray,
-    actors: np.ndarray,
-    grid: list[dict],
-    folds: int,
-    features: dict,
-) -> tuple[Model, list[dict]]:
-    """Choose, calibrate and train on the rows given, and on nothing else.
+def train(table: pd.DataFrame, labels: np.ndarray, chosen: Choice, features: dict) -> Model:
+    """Calibrate and train what was chosen on the rows given, and on nothing else.
 
     Args:
         table: features in columns, float64.
-        features: how they were made (see `model.Settings`).
-
-    Returns:
-        the model, and the candidates with their accuracy.
+        chosen: by `choose`, on the same rows.
+        features: how the table was made (see `model.Settings`).
     """
-    rows, best, unseen = choose(table, labels, actors, grid, folds)
+    best = chosen.best
     columns = {name: columns_of(name, table) for name in best["blocks"]}
     values = table[[name for block in columns.values() for name in block]].to_numpy()
     standard = StandardScaler().fit(values)
@@ -172,15 +198,13 @@ def train(
         gamma=best["gamma"],
         blocks=best["blocks"],
         columns=columns,
-        sharpness=sharpness(unseen, labels),
+        sharpness=sharpness(chosen.unseen, labels),
         features=features,
     )
     empty = np.empty((0, 0))
     untrained = Model(settings, standard.mean_, standard.scale_, values, empty, empty)
-    blocks, linear = untrained.blockwise(values), best["kernel"] in kernels.LINEAR
-    parts = [kernels.compare(block, block, linear) for block in blocks]
-    weights = list(best["blocks"].values())
-    kernel = kernels.combine(best["kernel"], parts, weights, best["gamma"])
+    blocks, weights = untrained.blockwise(values), list(best["blocks"].values())
+    kernel = kernels.between(best["kernel"], blocks, blocks, weights, best["gamma"])
     coefficients, intercepts = next(kernels.fit(best["kernel"], kernel, labels, [best["C"]]))
     if best["kernel"] == "logistic":  # a sum over clips of their features: no need to keep them
         shares = [w / sum(weights) / (2 * b.shape[1]) for w, b in zip(weights, blocks, strict=True)]
@@ -189,4 +213,4 @@ def train(
     else:
         used = coefficients.any(axis=0)
         values, coefficients = values[used], coefficients[:, used]
-    return Model(settings, standard.mean_, standard.scale_, values, coefficients, intercepts), rows
+    return Model(settings, standard.mean_, standard.scale_, values, coefficients, intercepts)

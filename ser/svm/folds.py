@@ -28,10 +28,20 @@ class Data:
     table: pd.DataFrame
     features: dict
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The emotion of each clip."""
+        return self.clips["emotion"].to_numpy(dtype=str)
+
+    @property
+    def actors(self) -> np.ndarray:
+        """The number of each clip's actor."""
+        return self.clips["actor"].to_numpy()
+
     def with_speakers_normalised(self) -> "Data":
         """Each actor's features standardised by mean and deviation of that actor's own clips: no
         labels, but all those clips."""
-        groups = self.table.groupby(self.clips["actor"].to_numpy())
+        groups = self.table.groupby(self.actors)
         deviations = groups.transform("std", ddof=0).replace(0, 1)
         table = (self.table - groups.transform("mean")) / deviations
         return Data(self.clips, table, self.features | {"speaker_norm": True})
@@ -75,7 +85,7 @@ def read(path: str, stage: str) -> Data:
 def fold(
     rows: np.ndarray, data: Data, grid: list[dict], inner_folds: int
 ) -> tuple[Model, list[dict], pd.DataFrame]:
-    """Train on some rows, predict all others.
+    """Choose and train on some rows, predict all others.
 
     Args:
         rows: whether to train on each clip, shape (clips,).
@@ -86,11 +96,10 @@ def fold(
     Returns:
         the model; the candidates with their accuracy; probabilities of the other clips, by row.
     """
-    labels, actors = data.clips["emotion"].to_numpy(dtype=str), data.clips["actor"].to_numpy()
-    model, search = choice.train(
-        data.table[rows], labels[rows], actors[rows], grid, inner_folds, data.features
-    )
-    return model, search, model.probabilities(data.table[~rows])
+    table, labels, actors = data.table[rows], data.labels[rows], data.actors[rows]
+    chosen = choice.choose(table, labels, actors, grid, inner_folds)
+    model = choice.train(table, labels, chosen, data.features)
+    return model, chosen.rows, model.probabilities(data.table[~rows])
 
 
 def train(
@@ -98,28 +107,46 @@ def train(
 ) -> tuple[pd.DataFrame, pd.DataFrame, Model]:
     """Train a model per fold on all actors but the fold's, and one on all actors.
 
+    As `fold` does, but with the parts of each cross-validation side by side.
+
     Args:
         stage: name of the progress bar; for the others see `fold`.
 
     Returns:
         predictions.csv, search.csv and the model of all actors.
     """
-    numbers = data.clips["fold"].to_numpy()
-    jobs = {str(number): numbers != number for number in np.unique(numbers)}
-    jobs["all"] = np.ones(len(numbers), bool)
-    trained = parallel.over(
-        lambda rows: fold(rows, data, grid, inner_folds), jobs.values(), stage, unit="search"
-    )
-    search = [
-        {"fold": name, **row}
-        for name, (_, part, _) in zip(jobs, trained, strict=True)
-        for row in part
-    ]
-    probabilities = pd.concat([part for _, _, part in trained]).sort_index()
+    numbers, labels, actors = data.clips["fold"].to_numpy(), data.labels, data.actors
+    known = {str(number): numbers != number for number in np.unique(numbers)}
+    known["all"] = np.ones(len(numbers), bool)
+    splits = {
+        name: choice.inner_splits(labels[rows], actors[rows], inner_folds)
+        for name, rows in known.items()
+    }
+
+    def decide(job: tuple[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        name, split = job
+        rows = known[name]
+        return choice.decisions(data.table[rows], labels[rows], *split, grid)
+
+    jobs = [(name, split) for name, parts in splits.items() for split in parts]
+    decided = iter(parallel.over(decide, jobs, stage, unit="split", largest=1))
+    chosen = {
+        name: choice.best(labels[known[name]], grid, parts, [next(decided) for _ in parts])
+        for name, parts in splits.items()
+    }
+
+    def finish(name: str) -> tuple[Model, pd.DataFrame]:
+        rows = known[name]
+        model = choice.train(data.table[rows], labels[rows], chosen[name], data.features)
+        return model, model.probabilities(data.table[~rows])
+
+    trained = parallel.over(finish, known, None, largest=1)
+    search = [{"fold": name, **row} for name, choice_ in chosen.items() for row in choice_.rows]
+    probabilities = pd.concat([part for _, part in trained]).sort_index()
     predictions = data.clips[["clip", "actor", "fold"]].assign(
         actual=data.clips["emotion"], predicted=probabilities.idxmax(axis=1)
     )
-    final, _, _ = trained[-1]
+    final, _ = trained[-1]
     return pd.concat([predictions, probabilities], axis=1), pd.DataFrame(search), final
 
 

@@ -33,6 +33,12 @@ def compare(left: np.ndarray, right: np.ndarray, linear: bool) -> np.ndarray:
     return values / (2 * left.shape[1])
 
 
+def alike(kind: str, part: np.ndarray, gamma: float) -> np.ndarray:
+    """What a block adds to the mean of all: for rbf_mean exp(-gamma · squared distance), else what
+    `compare` says of it."""
+    return np.exp(-gamma * part) if kind == "rbf_mean" else part
+
+
 def combine(
     kind: str, parts: Sequence[np.ndarray], weights: Sequence[float], gamma: float
 ) -> np.ndarray:
@@ -43,7 +49,7 @@ def combine(
     and far apart in another.
 
     Args:
-        parts: what `compare` says of each block, shapes (n, m).
+        parts: what `alike` says of each block, shapes (n, m).
         weights: of the blocks in these means; only their ratios count.
         gamma: of the RBF.
 
@@ -51,10 +57,26 @@ def combine(
         shape (n, m).
     """
     shares = np.asarray(weights) / np.sum(weights)
-    if kind == "rbf_mean":
-        return sum(share * np.exp(-gamma * part) for share, part in zip(shares, parts, strict=True))
     mean = sum(share * part for share, part in zip(shares, parts, strict=True))
     return np.exp(-gamma * mean) if kind == "rbf" else mean
+
+
+def between(
+    kind: str,
+    left: Sequence[np.ndarray],
+    right: Sequence[np.ndarray],
+    weights: Sequence[float],
+    gamma: float,
+) -> np.ndarray:
+    """The kernel of clips with others, shape (n, m).
+
+    Args:
+        left: their standardised features, block by block, shapes (n, features).
+        right: those of the others, shapes (m, features).
+        weights, gamma: see `combine`.
+    """
+    parts = [compare(*pair, kind in LINEAR) for pair in zip(left, right, strict=True)]
+    return combine(kind, [alike(kind, part, gamma) for part in parts], weights, gamma)
 
 
 def fit(

@@ -89,11 +89,10 @@ class Model:
         if kind == "logistic":
             margins = np.concatenate(self.blockwise(values), axis=1) @ self.coefficients.T
         else:
-            pairs = zip(self.blockwise(values), self.blockwise(self.clips), strict=True)
-            parts = [kernels.compare(*pair, kind in kernels.LINEAR) for pair in pairs]
+            left, right = self.blockwise(values), self.blockwise(self.clips)
             weights = list(self.settings.blocks.values())
-            margins = kernels.combine(kind, parts, weights, self.settings.gamma)
-            margins = margins @ self.coefficients.T
+            kernel = kernels.between(kind, left, right, weights, self.settings.gamma)
+            margins = kernel @ self.coefficients.T
         decisions = kernels.decide(kind, margins + self.intercepts, len(CLASSES))
         shares = scipy.special.softmax(self.settings.sharpness * decisions, axis=1)
         return pd.DataFrame(shares, table.index, CLASSES)[list(EMOTIONS)]

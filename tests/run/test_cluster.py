@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 DASK = [sys.executable, "-m", "dask"]
 WORKERS = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+STAGES = ("resample", "mfcc", "embed", "w2v_features", "svm_train")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -82,7 +83,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import workplace  # torch and transformers take seconds
 
     folder = workplace.make(tmp_path_factory.mktemp("alone") / "folder", weights=False, emotions=8)
-    workplace.run(folder, "checkpoint", "mfcc", "embed", "svm_train")
+    shutil.copytree(folder / "data/audio", folder / "data/raw/Actor_01")
+    workplace.run(folder, "checkpoint", *STAGES)
     return folder
 
 
@@ -107,13 +109,17 @@ def kill_half_way(address: str, ready: threading.Event, killed: list[int]) -> No
 
 
 def test_stages_make_the_same_bytes(alone, on_cluster, tmp_path):
-    """Also when one of two workers is killed half-way through each of them."""
+    """Also when one of two workers is killed half-way through those that take longest."""
     import workplace
 
     folder = tmp_path / "on_cluster"
-    shutil.copytree(alone, folder, ignore=shutil.ignore_patterns("svm", "*.parquet"))
+    made = ("audio", "features", "svm", "*.parquet")
+    shutil.copytree(alone, folder, ignore=shutil.ignore_patterns(*made))
     killed: list[int] = []
-    for stage in ("mfcc", "embed", "svm_train"):
+    for stage in STAGES:
+        if stage in ("resample", "w2v_features"):
+            workplace.run(folder, stage)
+            continue
         ready = threading.Event()
         killer = threading.Thread(
             target=kill_half_way, args=(on_cluster, ready, killed), daemon=True
@@ -125,7 +131,17 @@ def test_stages_make_the_same_bytes(alone, on_cluster, tmp_path):
     assert len(set(killed)) == 3
     before, after = (workplace.digest(each / "data") for each in (alone, folder))
     assert after == before
-    assert {"mfcc.parquet", "embeddings.parquet", "svm/predictions.csv"} <= set(after)
+    tables = {"mfcc.parquet", "embeddings.parquet", "features/clips.arrow", "svm/predictions.csv"}
+    assert tables <= set(after)
+
+
+def test_the_page_holds_the_same_sounds(alone, on_cluster, monkeypatch):
+    from ser.report import page
+
+    paths = sorted((alone / "data/audio").iterdir())[:20]
+    there = parallel.over(page.heard, paths, None)
+    monkeypatch.delenv(cluster.VARIABLE)
+    assert there == parallel.over(page.heard, paths, None)
 
 
 def test_predict_gives_the_same_answers(alone, on_cluster):

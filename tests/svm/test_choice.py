@@ -217,7 +217,8 @@ def test_kernels_by_hand():
     np.testing.assert_allclose(distances, [[[1, 0]], [[2, 0]]], atol=1e-12)
     rbf = kernels.combine("rbf", distances, [3.0, 1.0], 0.5)
     np.testing.assert_allclose(rbf, [[np.exp(-0.5 * (3 * 1 + 1 * 2) / 4), 1]])
-    mean = kernels.combine("rbf_mean", distances, [3.0, 1.0], 0.5)
+    similar = [kernels.alike("rbf_mean", part, 0.5) for part in distances]
+    mean = kernels.combine("rbf_mean", similar, [3.0, 1.0], 0.5)
     np.testing.assert_allclose(mean, [[(3 * np.exp(-0.5) + np.exp(-1)) / 4, 1]])
     products = [kernels.compare(left[:, :2], right[:, :2], True)]
     products.append(kernels.compare(left[:, 2:], right[:, 2:], True))

@@ -80,7 +80,8 @@ def test_probabilities_are_those_of_the_scikit_learn_object(tmp_path):
     grid = choice.candidates(
         [{"stat": 1.0}], settings(C=[10.0], gamma=[0.6], kernel=["rbf"]), table
     )
-    ours, _ = choice.train(table, labels, actors, grid, 3, {"mfcc": {}})
+    chosen = choice.choose(table, labels, actors, grid, 3)
+    ours = choice.train(table, labels, chosen, {"mfcc": {}})
     ours.save(tmp_path)
     svm = Votes(C=10.0, gamma=0.6 / (2 * 10), decision_function_shape="ovo")
     splits = choice.inner_splits(labels, actors, 3)
