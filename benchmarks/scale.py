@@ -3,9 +3,9 @@
     python -m benchmarks.scale [--times 1 4 16] [--clips N]
 
 A corpus of so many times as many clips is made of RAVDESS's own, each copy softer and at a speed
-of its own. A stage runs as its users run it, in a process of its own: on larger corpora once, on
-RAVDESS as it is, where it takes seconds, five times, of which the median counts. What a run on two
-clips takes to load libraries and the encoder is counted apart, and is the median of five too.
+of its own. A stage runs in a process of its own: on larger corpora once, on RAVDESS as it is, where
+it takes seconds, five times, of which the median counts. The clock starts when its modules are
+imported. What a run on two clips takes then, to load the encoder and compile, is counted apart.
 
 Reads: data/raw/Actor_XX/*.wav, data/checkpoint, params
 """
@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import joblib
@@ -28,6 +27,14 @@ from ser.run import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("resample", "mfcc", "embed", "w2v_features")
+TIMED = """
+import importlib, sys, time
+
+stage = importlib.import_module(f"stages.{sys.argv[1]}")
+start = time.perf_counter()
+stage.main()
+print(time.perf_counter() - start)
+"""
 
 
 def write(folder: Path, sources: list[Path], times: int) -> None:
@@ -47,21 +54,22 @@ def run(stage: str, project: Path) -> tuple[float, float]:
     Raises:
         UserError: it fails.
     """
-    start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"],
+        [sys.executable, "-c", TIMED, stage],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
-    said = process.stderr.read() if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
+    with process:
+        lines = process.stdout.read().splitlines() if process.stdout else []
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
     if status:
-        raise errors.UserError(f"{stage}: {said.strip().splitlines()[-1]}")
+        raise errors.UserError(f"{stage}: {lines[-1]}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return time.perf_counter() - start, usage.ru_maxrss * unit / 1e6
+    return float(lines[-1]), usage.ru_maxrss * unit / 1e6
 
 
 def measure(sources: list[Path], times: int, runs: int) -> dict[str, tuple[float, float]]:
