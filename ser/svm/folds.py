@@ -141,7 +141,7 @@ def train(
         return model, model.probabilities(data.table[~rows])
 
     trained = parallel.over(finish, known, None, largest=1)
-    search = [{"fold": name, **row} for name, choice_ in chosen.items() for row in choice_.rows]
+    search = [{"fold": name, **row} for name, made in chosen.items() for row in made.rows]
     probabilities = pd.concat([part for _, part in trained]).sort_index()
     predictions = data.clips[["clip", "actor", "fold"]].assign(
         actual=data.clips["emotion"], predicted=probabilities.idxmax(axis=1)

@@ -170,6 +170,20 @@ def test_folds_may_be_of_any_size():
     assert search.groupby("fold")["chosen"].sum().tolist() == [1, 1, 1]
 
 
+def test_folds_side_by_side_are_what_each_is_alone():
+    rows, chosen = clips(), settings(C=[10.0])
+    probabilities, search, _ = out_of_fold(data(rows), chosen)
+    candidates = grid(chosen, features(rows))
+    predictions, every_search, final = folds.train(
+        "svm_train", data(rows), candidates, chosen.inner_folds
+    )
+    pd.testing.assert_frame_equal(predictions[list(probabilities)], probabilities, rtol=0, atol=0)
+    _, last, _ = one_fold(-1, data(rows), chosen)
+    expected = [*search.to_dict("records"), *({"fold": "all", **row} for row in last)]
+    assert every_search.astype({"fold": str}).equals(pd.DataFrame(expected).astype({"fold": str}))
+    assert same(final, one_fold(-1, data(rows), chosen)[0])
+
+
 def test_speaker_normalisation_takes_each_speaker_s_offset_away_without_labels():
     rows = clips()
     original = data(rows, features(rows, speaker=4.0))
