@@ -47,7 +47,8 @@ lock: $(VENV)  ## pin requirements.in anew, in requirements.txt
 $(VENV): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@# Not compiled, since most of it is never imported: Python does what it needs.
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
 	@# For `dvc plots`, see .dvc/plots.html.
 	@.venv/bin/python -c 'import vl_convert; print(vl_convert.javascript_bundle(vl_version="5.21"))' > .venv/vega.js
 	@touch $@
