@@ -13,11 +13,20 @@ from ser import audio, params
 from ser.run import parallel
 
 DELTA_WIDTH = 9  # frames that librosa fits a slope to
+LOUDNESS_RANGE = 80  # dB under the loudest band that librosa keeps
 TINY = 1e-6  # dB: far below anything audible, keeps a constant track from dividing by nothing
 # Share of the mean variance added to every direction, so that any covariance has a logarithm.
 RIDGE = 1e-3
 
-slopes = functools.cache(scipy.signal.savgol_coeffs)  # which it fits anew for each clip
+# What librosa computes anew for each clip. Of `np.pad` too, here and below, the Python around it
+# takes longer than the work.
+slopes = functools.cache(scipy.signal.savgol_coeffs)
+
+
+@functools.cache
+def hann(size: int) -> np.ndarray:
+    """Hann's window: float32, shape (size,)."""
+    return scipy.signal.get_window("hann", size).astype(np.float32)
 
 
 @functools.cache
@@ -48,10 +57,10 @@ def power_spectrum(samples: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
     Returns:
         float32, shape (1 + n_fft // 2, frames).
     """
-    window = scipy.signal.get_window("hann", n_fft).astype(np.float32)
-    padded = np.pad(samples, n_fft // 2)
+    edge = np.zeros(n_fft // 2, samples.dtype)
+    padded = np.concatenate([edge, samples, edge])
     frames = librosa.util.frame(padded, frame_length=n_fft, hop_length=hop, axis=0)
-    spectrum = scipy.fft.rfft(frames * window, axis=1).T
+    spectrum = scipy.fft.rfft(frames * hann(n_fft), axis=1).T
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -68,9 +77,9 @@ def delta(tracks: np.ndarray, order: int) -> np.ndarray:
         of the same shape.
     """
     weights = slopes(DELTA_WIDTH, order, deriv=order, use="dot")
-    edge = DELTA_WIDTH // 2
-    inside = scipy.ndimage.correlate1d(tracks, weights, axis=1)[:, edge:-edge]
-    return np.pad(inside, ((0, 0), (edge, edge)), mode="edge")
+    edge, last = DELTA_WIDTH // 2, tracks.shape[1] - 1
+    inside = np.clip(np.arange(last + 1), edge, last - edge)
+    return np.take(scipy.ndimage.correlate1d(tracks, weights, axis=1), inside, axis=1)
 
 
 def coefficients(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
@@ -95,11 +104,12 @@ def coefficients(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
     samples = librosa.util.fix_length(samples, size=max(len(samples), settings.n_fft))
     power = power_spectrum(samples, settings.n_fft, settings.hop)
     mel = filter_banks(settings.n_fft, settings.n_mels, tuple(settings.warps)) @ power
-    warped = np.split(mel, len(settings.warps))
-    decibels = np.mean([librosa.power_to_db(bands) for bands in warped], axis=0)
+    decibels = librosa.power_to_db(mel, top_db=None).reshape(-1, settings.n_mels, power.shape[1])
+    lowest = decibels.max(axis=(1, 2), keepdims=True) - LOUDNESS_RANGE
+    decibels = np.maximum(decibels, lowest).mean(axis=0)
     mfcc = librosa.feature.mfcc(S=decibels, n_mfcc=settings.n_mfcc)
     fewest = max(DELTA_WIDTH, settings.dct_terms, *settings.segments, 0)
-    return np.pad(mfcc, ((0, 0), (0, max(0, fewest - mfcc.shape[1]))), mode="edge")
+    return np.take(mfcc, np.arange(max(fewest, mfcc.shape[1])), axis=1, mode="clip")
 
 
 def statistics(tracks: np.ndarray, names: list[str]) -> np.ndarray:
