@@ -24,9 +24,10 @@ FORMATS = (
     "sox", "tak", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
 
-# Bytes of a WAV file's samples that FFmpeg searches for DTS or AC-3 passed off as PCM: some frames
-# of it. Its own choice, 5 MB, would take longer than all else (benchmarks/resample.py).
-WAV_PROBE = 32_768
+# Bytes of a WAV file's samples that FFmpeg reads at a time, and all that it searches for DTS or
+# AC-3 passed off as PCM: some frames of it. Its own choices, 4096 samples and 5 MB, would take
+# longer than all else (benchmarks/resample.py).
+WAV_BYTES = "32768"
 
 
 def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None) -> np.ndarray:
@@ -57,12 +58,12 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = No
                 file = stack.enter_context(Path(source).open("rb"))
             options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
             if file.peek(12)[8:12] == b"WAVE":
-                options["probesize"] = str(WAV_PROBE)
+                options |= {"max_size": WAV_BYTES, "probesize": WAV_BYTES}
             opened = av.open(file, "r", options=options, metadata_errors="replace")
             container = stack.enter_context(opened)
             if not container.streams.audio:
                 raise UserError(f"{source}: no audio stream in this file")
-            samples = [mono(block) for block in resampled(container, source, rate, limit)]
+            blocks = [block.to_ndarray() for block in resampled(container, source, rate, limit)]
     except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes midway
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, av.ArgumentError):  # what a format that is not in the list gives
@@ -70,9 +71,10 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = No
         raise UserError(f"{source}: not an audio file that FFmpeg can read ({reason})") from None
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
-    if not sum(map(len, samples)):
+    channels = np.concatenate(blocks, axis=1) if blocks else np.empty((1, 0))
+    if not channels.size:
         raise UserError(f"{source}: holds no audio")
-    return np.concatenate(samples)
+    return np.rint(channels.mean(axis=0)).astype(np.int16)
 
 
 def resampled(
@@ -94,11 +96,6 @@ def resampled(
         yield from resampler.resample(frame)
     if seconds:
         yield from resampler.resample(None)
-
-
-def mono(block: av.AudioFrame) -> np.ndarray:
-    """The mean of a block's channels: int16, shape (n,)."""
-    return np.rint(block.to_ndarray().mean(axis=0)).astype(np.int16)
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:

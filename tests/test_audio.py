@@ -35,7 +35,7 @@ def test_identical_channels_keep_their_level(tmp_path, subtype):
 def test_a_wav_file_is_read_whatever_stands_before_its_samples(tmp_path):
     soundfile.write(tmp_path / "plain.wav", tone(), 48_000)
     riff = (tmp_path / "plain.wav").read_bytes()
-    size = 4 * audio.WAV_PROBE
+    size = 4 * int(audio.WAV_BYTES)
     chunk = b"JUNK" + size.to_bytes(4, "little") + bytes(size)
     whole = len(riff) + len(chunk) - 8
     made = riff[:4] + whole.to_bytes(4, "little") + riff[8:12] + chunk + riff[12:]
