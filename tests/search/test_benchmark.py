@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 PAGE = (ROOT / "docs" / "searching.md").read_text()
+PROSE = " ".join(PAGE.split())
 SAMPLERS = ["gp", "tpe", "random"]  # in the order of the page's columns
 
 
@@ -33,7 +34,7 @@ def test_the_sentence_is_what_was_measured(best):
     last = best[best["trial"] == best["trial"].max()]
     last = last.pivot(index="seed", columns="sampler", values="best")
     ahead = last["gp"] - last["random"]
-    (low, high) = re.search(r"with every seed, by ([\d.]+) to ([\d.]+) points", PAGE).groups()
+    (low, high) = re.search(r"with every seed, by ([\d.]+) to ([\d.]+) points", PROSE).groups()
     assert (low, high) == (f"{ahead.min():.1f}", f"{ahead.max():.1f}")
     assert (last["tpe"] > last["random"]).sum() == 4
-    assert "TPE is with four of five" in PAGE.replace("\n", " ")
+    assert "TPE is with four of five" in PROSE
