@@ -80,7 +80,7 @@ def run(stage: str, project: Path) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = status
     if status:
-        raise errors.UserError(f"{stage}: {lines[-1]}")
+        raise errors.UserError(f"{stage}: {lines[-1] if lines else 'killed'}")
     unit = 1 if sys.platform == "darwin" else 1024
     return float(lines[-1]), usage.ru_maxrss * unit / 1e6
 

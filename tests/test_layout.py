@@ -62,7 +62,12 @@ def test_lines_fit():
     texts = {file: file.read_text(encoding="utf-8") for file in [*FILES, *PAGES]}
     for page in PAGES:
         texts[page] = re.sub(r"^(```.*?^```|\|.*?)$", "", texts[page], flags=re.M | re.S)
-    long = [line for text in texts.values() for line in text.splitlines() if len(line) > 100]
+    long = [
+        f"{file.relative_to(ROOT)}: {line}"
+        for file, text in texts.items()
+        for line in text.splitlines()
+        if len(line) > 100
+    ]
     assert not long
 
 

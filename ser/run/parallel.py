@@ -38,11 +38,12 @@ def streamed(
 ) -> Iterator:
     """What `function` makes of each item, in order, each as soon as its turn comes, on all cores.
 
-    In threads, since nearly all of the work goes into NumPy, BLAS, libsvm, PyTorch and FFmpeg,
-    which let go of Python's lock: nothing is forked, and what one thread has loaded serves all. It
-    is only what joblib is asked to prefer; with a Dask cluster (see `cluster`) chunks of items go
-    there instead. BLAS keeps to one thread for each item: there are as many items at work as cores,
-    and the last digits of its products depend on the number of its threads.
+    In threads: nothing is forked, and what one thread has loaded serves all. BLAS, libsvm and
+    PyTorch let go of Python's lock; many small steps of NumPy and FFmpeg do not, and gain nothing
+    from a second core (docs/scaling.md). It is only what joblib is asked to prefer; with a Dask
+    cluster (see `cluster`) chunks of items go to its processes instead. BLAS keeps to one thread
+    for each item: there are as many items at work as cores, and the last digits of its products
+    depend on the number of its threads.
 
     Args:
         function: of one item.
