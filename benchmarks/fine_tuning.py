@@ -28,9 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ser import params
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, device, finetuning
-from ser.encoder.clips import Clips, write
-from ser.encoder.training import Training
+from ser.encoder import checkpoint
+from ser.finetune import device, finetuning
+from ser.finetune.clips import Clips, write
+from ser.finetune.training import Training
 from ser.run.errors import UserError
 
 # What facebook/wav2vec2-base's own config.json says where it differs from transformers' defaults.

@@ -16,8 +16,8 @@ import numpy as np
 import scipy
 
 from ser import audio, params
+from ser import mfcc as features
 from ser.run import errors
-from ser.svm import features
 
 STATISTICS = {
     "mean": np.mean,

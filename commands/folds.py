@@ -24,7 +24,8 @@ import psutil
 import torch
 
 from ser import params
-from ser.run import errors, experiments, launch, loop
+from ser.finetune import loop
+from ser.run import errors, experiments, launch
 from ser.run.errors import Stopped, UserError
 
 LOGS = Path("runs/folds")

@@ -24,10 +24,10 @@ import pydantic
 from scipy.special import softmax
 
 from ser import audio, params
+from ser import mfcc as features
+from ser.classifier import model as classifier
 from ser.corpus import EMOTIONS
 from ser.run import errors, parallel
-from ser.svm import features
-from ser.svm import model as classifier
 
 # Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
 LONGEST = 60
@@ -44,7 +44,8 @@ def fine_tuned(folders: list[Path]) -> Answer:
     """The mean over fine-tuned models, in the order of their folders."""
     import torch  # here, since an SVM answers before it is loaded
 
-    from ser.encoder import checkpoint, trained
+    from ser.encoder import checkpoint
+    from ser.finetune import trained
 
     checkpoint.quiet()
     torch.set_num_threads(1)  # every core has a clip of its own

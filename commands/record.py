@@ -24,7 +24,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from ser import params, scoring
-from ser.encoder import device
+from ser.finetune import device
 from ser.report import ledger, summary
 from ser.run import errors, experiments, outputs, resources
 

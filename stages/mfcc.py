@@ -17,9 +17,9 @@ import functools
 from collections import Counter
 from pathlib import Path
 
+from ser import mfcc as features
 from ser import params, parquet
 from ser.run import errors, outputs, parallel, resources
-from ser.svm import features
 
 
 @errors.one_line

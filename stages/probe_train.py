@@ -11,8 +11,9 @@ Writes: data/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` w
 from pathlib import Path
 
 from ser import params
+from ser.classifier import choice
+from ser.classifier import crossval as folds
 from ser.run import errors, resources
-from ser.svm import choice, folds
 
 CHECKPOINT = Path("data/checkpoint")
 

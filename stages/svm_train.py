@@ -15,8 +15,9 @@ Writes: data/svm/:
 """
 
 from ser import params
+from ser.classifier import choice
+from ser.classifier import crossval as folds
 from ser.run import errors, resources
-from ser.svm import choice, folds
 
 
 @errors.one_line

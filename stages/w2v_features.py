@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from ser import audio, corpus, params
-from ser.encoder import checkpoint, clips
+from ser.encoder import checkpoint
+from ser.finetune import clips
 from ser.run import errors, outputs, parallel, resources
 
 CHECKPOINT = Path("data/checkpoint")

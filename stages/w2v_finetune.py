@@ -26,8 +26,8 @@ import os
 from functools import partial
 
 from ser import params
-from ser.encoder import card, device, finetuning
-from ser.run import errors, launch, loop, outputs, project, resources
+from ser.finetune import card, device, finetuning, loop
+from ser.run import errors, launch, outputs, project, resources
 
 
 @errors.one_line

@@ -5,7 +5,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ser import corpus, params
-from ser.svm import choice, folds
+from ser.classifier import choice
+from ser.classifier import crossval as folds
 from stages import split
 
 EMOTIONS = list(corpus.EMOTIONS)

@@ -26,12 +26,12 @@ from tiny_models import write_checkpoint, write_whisper
 
 from commands import predict
 from ser import audio, params, protocols, scoring, tables
+from ser import mfcc as features_of
+from ser.classifier import crossval as folds
 from ser.corpora import ravdess
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, hub
 from ser.run.errors import UserError
-from ser.svm import features as features_of
-from ser.svm import folds
 from stages import svm_train
 
 pytestmark = pytest.mark.slow

@@ -76,14 +76,14 @@ def test_lines_fit():
     [
         ("stages/evaluate.py", "ser/scoring.py", True),
         ("commands/predict.py", "ser/run/errors.py", True),
-        ("ser/search/space.py", "ser/svm/model.py", True),
-        ("ser/svm/model.py", "ser/svm/kernels.py", True),
-        ("ser/svm/model.py", "ser/encoder/clips.py", False),
+        ("ser/search/space.py", "ser/classifier/model.py", True),
+        ("ser/classifier/model.py", "ser/classifier/kernels.py", True),
+        ("ser/classifier/model.py", "ser/finetune/clips.py", False),
         ("ser/scoring.py", "ser/report/plots.py", False),
         ("ser/run/errors.py", "ser/params.py", False),
         ("ser/scoring.py", "stages/evaluate.py", False),
         ("commands/predict.py", "stages/evaluate.py", False),
-        ("commands/ablation.py", "commands/demo.py", False),
+        ("studies/ablation.py", "commands/demo.py", False),
     ],
 )
 def test_these_rules_tell_right_from_wrong(importer, imported, allowed):

@@ -389,11 +389,11 @@ def test_a_stage_outside_the_project_is_one_line(tmp_path):
 
 EDITS = {  # file, text in it, what takes its place, and the stages that this makes void
     "a message, in what runs things": ("ser/run/errors.py", "interrupted", "stopped", set()),
-    "the model card": ("ser/encoder/card.py", "Acted emotions", "Played emotions", set()),
+    "the model card": ("ser/finetune/card.py", "Acted emotions", "Played emotions", set()),
     "a command": ("commands/results.py", "Print", "Show", set()),
-    "features": ("ser/svm/features.py", r"\A", "# edited\n", {"mfcc"}),
-    "the SVM": ("ser/svm/model.py", r"\A", "# edited\n", {"svm_train", "probe_train"}),
-    "fine-tuning": ("ser/encoder/training.py", r"\A", "# edited\n", FINETUNING),
+    "features": ("ser/mfcc.py", r"\A", "# edited\n", {"mfcc"}),
+    "the SVM": ("ser/classifier/model.py", r"\A", "# edited\n", {"svm_train", "probe_train"}),
+    "fine-tuning": ("ser/finetune/training.py", r"\A", "# edited\n", FINETUNING),
     "pictures": ("ser/report/plots.py", r"\A", "# edited\n", SCORES),
     "scores": ("ser/scoring.py", r"\A", "# edited\n", {*SCORES, "mean", "compare", "report"}),
     "a knob of the probe": (

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # They cannot change a figure: how things run; params.yaml's reader, whose values are compared
 # themselves; the model card's text.
-NO_EFFECT = ("ser/run/", "ser/params.py", "ser/encoder/card.py")
+NO_EFFECT = ("ser/run/", "ser/params.py", "ser/finetune/card.py")
 
 
 def imported(module: Path) -> set[Path]:

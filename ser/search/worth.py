@@ -18,11 +18,13 @@ import pandas as pd
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
+from ser import mfcc as features
 from ser import params, tables
+from ser.classifier import choice
+from ser.classifier import crossval as folds
 from ser.run import code, outputs
 from ser.run.errors import UserError
 from ser.search.trial_store import STATE
-from ser.svm import choice, features, folds
 
 QUARTERS = 4  # of a training: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
@@ -158,7 +160,7 @@ class Finetuning:
     @property
     def finetuning(self) -> ModuleType:
         """Loaded when it is needed: torch and transformers take seconds."""
-        from ser.encoder import finetuning
+        from ser.finetune import finetuning
 
         return finetuning
 

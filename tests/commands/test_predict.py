@@ -22,8 +22,8 @@ from tiny_models import write_checkpoint
 from voices import clip
 
 from ser import corpus, params
+from ser.classifier import model as classifier
 from ser.corpus import EMOTIONS
-from ser.svm import model as classifier
 
 DEFAULT = params.load(ROOT / "params.yaml")
 ROWS = clips(((1, 2), (3, 4), (5, 6)), statements=(1,))

@@ -15,9 +15,10 @@ from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, trained
-from ser.encoder.clips import Clips, respeed
+from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
+from ser.finetune import trained
+from ser.finetune.clips import Clips, respeed
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Support for mismatched key_padding_mask"  # transformers' WavLM

@@ -11,9 +11,10 @@ from tiny_models import write_checkpoint, write_whisper
 from torch.nn.utils.rnn import pad_sequence
 
 from ser import params
-from ser.encoder import checkpoint, draws
+from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
 from ser.encoder.families.whisper import Whisper
+from ser.finetune import draws
 from ser.run.errors import UserError
 
 torch.set_num_threads(1)  # models this small only wait for a second thread

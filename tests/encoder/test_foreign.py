@@ -11,7 +11,7 @@ import transformers
 from tiny_models import write_checkpoint, write_whisper
 
 from ser.encoder import checkpoint, hub
-from ser.run import state
+from ser.finetune import state
 from ser.run.errors import UserError
 
 

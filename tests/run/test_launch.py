@@ -147,7 +147,7 @@ def test_the_group_is_taken_apart(trained, tmp_path, stops):
     program = f"""
 import os, signal, sys
 import torch.distributed
-from ser.encoder.training import Training
+from ser.finetune.training import Training
 from stages.w2v_finetune import main
 
 settle = Training.settle

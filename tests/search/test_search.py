@@ -18,15 +18,15 @@ from conftest import SHRUNK, Project, make_project, one_line
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
-from benchmarks import search as benchmark
 from commands import search
 from ser import params
+from ser.classifier import choice
 from ser.run.errors import UserError
 from ser.search import outcome, space, worth
 from ser.search.fold_search import FoldSearch
 from ser.search.trial_store import STATE, opened
-from ser.svm import choice
 from stages import checkpoint, download, resample, split, w2v_features
+from studies import samplers as benchmark
 
 JOURNAL = STATE / "journal.log"
 
@@ -344,8 +344,8 @@ def test_the_benchmark_compares_the_samplers(project, monkeypatch, capsys):
         Path("benchmarks", name).unlink()
     monkeypatch.setattr(sys, "argv", ["search", "--trials", "5", "--seeds", "2"])
     benchmark.main()
-    rows = pd.read_csv("benchmarks/search.csv")
+    rows = pd.read_csv("studies/samplers.csv")
     assert rows.groupby(["sampler", "seed"]).size().to_list() == 6 * [5]
     assert rows.loc[rows["trial"] == 1, "score"].nunique() == 1  # the plain values
-    assert Path("benchmarks/search.png").stat().st_size > 10_000
+    assert Path("studies/samplers.png").stat().st_size > 10_000
     assert "gp - random after 5 trials, by seed: " in capsys.readouterr().out

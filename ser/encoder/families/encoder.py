@@ -60,7 +60,7 @@ class Encoder(nn.Module, abc.ABC):
         below: modules and parameters that come before the layers, but for `cnn`.
         head: makes logits of hidden states in place of transformers' own head; None: that one does.
         head_dropout: before the last layer of transformers' own head.
-        draws: what is random in training, see ser/encoder/draws.py; None: nothing is.
+        draws: what is random in training, see ser/finetune/draws.py; None: nothing is.
         width: channels of a hidden state.
         shortest, longest: samples that a clip may have; `longest` is None where there is no limit.
     """

@@ -6,7 +6,7 @@ from safetensors.torch import load_model
 
 from ser.encoder import checkpoint
 from ser.encoder.families.encoder import HEAD_FILE, Encoder
-from ser.encoder.head import LayersHead
+from ser.finetune.head import LayersHead
 from ser.run.errors import UserError
 
 

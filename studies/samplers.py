@@ -1,7 +1,7 @@
 """Bayesian optimisation against random search on the SVM branch: the best inner score after n
 trials, the same budget for each.
 
-    python -m benchmarks.search [--trials N] [--seeds N]
+    python -m studies.samplers [--trials N] [--seeds N]
 
 Every run starts with the same plain values, which are no merit of the sampler: the best is that of
 the trials after it. Scores are those of `commands.search svm`, on the training actors of
@@ -9,7 +9,7 @@ search.yaml's `fold`. The space is that of svm_train and of trim_db, few enough 
 computed once.
 
 Reads:  data/audio, data/folds.csv, params.yaml, search.yaml
-Writes: benchmarks/search.csv: sampler, seed, trial, score, best; benchmarks/search.png; prints a
+Writes: studies/samplers.csv: sampler, seed, trial, score, best; studies/samplers.png; prints a
         table
 """
 
@@ -95,7 +95,7 @@ def draw(table: pd.DataFrame) -> None:
         ylim=(0.5, None),
     )
     axes.legend()
-    with outputs.whole("benchmarks/search.png") as path:
+    with outputs.whole("studies/samplers.png") as path:
         figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     table = pd.DataFrame()
     for job in tqdm(jobs, desc="searches", unit="search"):
         table = pd.concat([table, run(*job, arguments.trials, settings, search, known)])
-        with outputs.whole("benchmarks/search.csv") as path:  # after each, so that a kill costs one
+        with outputs.whole("studies/samplers.csv") as path:  # after each, so that a kill costs one
             table.to_csv(path, index=False, float_format="%.5f")
     report(table)
 

@@ -1,7 +1,7 @@
 """Measure how far MFCC + SVM leans on the words: train on one of the corpus's two statements, test
 on the other.
 
-    python -m commands.cross_statement
+    python -m studies.cross_statement
 
 Not a stage. RAVDESS has two sentences, so that the course of an MFCC in time partly matches the
 text. For each block of features, and for all as params.yaml combines them, models are chosen and
@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ser import params, scoring
+from ser.classifier import choice
+from ser.classifier import crossval as folds
 from ser.run import errors, parallel
-from ser.svm import choice, folds
 
 TRAINED_ON = (1, 2, "mixed")
 HEADINGS = (

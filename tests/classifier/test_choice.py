@@ -14,8 +14,9 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from ser import params
+from ser.classifier import choice, kernels, model
+from ser.classifier import crossval as folds
 from ser.run import errors
-from ser.svm import choice, folds, kernels, model
 
 DEFAULT = params.load(ROOT / "params.yaml")
 

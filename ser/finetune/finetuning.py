@@ -10,12 +10,13 @@ import pandas as pd
 
 from ser import params, tables
 from ser.corpus import EMOTIONS
-from ser.encoder import checkpoint, device, draws
-from ser.encoder.clips import Clips
+from ser.encoder import checkpoint
 from ser.encoder.families.encoder import Encoder
-from ser.encoder.head import LayersHead
-from ser.encoder.training import Training
-from ser.run import code, state
+from ser.finetune import device, draws, state
+from ser.finetune.clips import Clips
+from ser.finetune.head import LayersHead
+from ser.finetune.training import Training
+from ser.run import code
 from ser.run.errors import UserError
 
 CHECKPOINT = Path("data/checkpoint")

@@ -17,7 +17,7 @@ from tiny_models import write_checkpoint
 from torch.overrides import TorchFunctionMode
 
 from ser import params
-from ser.encoder import clips, finetuning, schedule, training
+from ser.finetune import clips, finetuning, schedule, training
 from ser.run import code
 from ser.run.errors import UserError
 

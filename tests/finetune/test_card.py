@@ -4,7 +4,7 @@ import pytest
 from test_scoring import predictions
 
 from ser import scoring
-from ser.encoder import card
+from ser.finetune import card
 
 
 def test_figures_have_the_bounds_that_all_figures_have():

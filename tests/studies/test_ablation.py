@@ -7,8 +7,8 @@ import pytest
 from conftest import one_line
 from feature_tables import clips
 
-from commands import ablation
 from ser import scoring
+from studies import ablation
 
 
 def predictions(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from transformers import pipeline
 pipeline("audio-classification", "FOLDER")({"raw": samples, "sampling_rate": 16000})"""
 OWN = """\
 import torch
-from ser.encoder import trained  # of the project that made this model
+from ser.finetune import trained  # of the project that made this model
 
 encoder = trained.load(Path("FOLDER"))
 inputs = torch.from_numpy(encoder.prepare(samples))[None]

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ser import tables
+from ser.classifier import choice
+from ser.classifier.model import Model
 from ser.run import errors, outputs, parallel
-from ser.svm import choice
-from ser.svm.model import Model
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from conftest import one_line
 from feature_tables import clips as table_of_clips
 from feature_tables import data, features, grid, settings
 
-from commands import cross_statement
 from ser import scoring
 from ser.run import errors
+from studies import cross_statement
 
 FOLDS = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
 

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from ser.classifier import choice, kernels, model
 from ser.run import errors
-from ser.svm import choice, kernels, model
 
 ROWS = clips()
 OTHERS = features(ROWS, seed=5)

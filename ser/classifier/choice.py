@@ -13,9 +13,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from ser import params
+from ser.classifier import kernels
+from ser.classifier.model import Model, Settings
 from ser.run import errors
-from ser.svm import kernels
-from ser.svm.model import Model, Settings
 
 
 def columns_of(block: str, table: pd.DataFrame) -> list[str]:

@@ -14,8 +14,8 @@ import workplace
 from conftest import small_files
 
 from ser import params
-from ser.encoder import finetuning
-from ser.run import errors, loop, state
+from ser.finetune import finetuning, loop, state
+from ser.run import errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

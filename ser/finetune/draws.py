@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
-from ser.encoder.clips import send
+from ser.finetune.clips import send
 
 ODD = -1640531535  # 2^32 over the golden ratio, as a signed number
 

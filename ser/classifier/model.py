@@ -12,9 +12,9 @@ import safetensors.numpy
 import scipy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ser.classifier import kernels
 from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
-from ser.svm import kernels
 
 SETTINGS, ARRAYS = "model.json", "model.safetensors"
 CLASSES = sorted(EMOTIONS)  # scikit-learn's order, in which machines are trained

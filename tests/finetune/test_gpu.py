@@ -11,9 +11,9 @@ import workplace
 from accelerate.state import PartialState
 
 from ser import audio, params
-from ser.encoder import finetuning
-from ser.encoder.clips import Clips
 from ser.encoder.embeddings import Embedder
+from ser.finetune import finetuning
+from ser.finetune.clips import Clips
 
 pytestmark = pytest.mark.gpu
 

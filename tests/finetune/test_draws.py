@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ser.encoder import draws
+from ser.finetune import draws
 
 
 def begin(seeds: list[int], frames: list[int]) -> tuple[nn.Sequential, draws.Draws]:

@@ -18,9 +18,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from ser.corpus import EMOTIONS
-from ser.encoder import schedule
-from ser.encoder.clips import Clips, send
 from ser.encoder.families.encoder import Encoder
+from ser.finetune import schedule
+from ser.finetune.clips import Clips, send
 from ser.params import Params
 from ser.run.errors import UserError
 

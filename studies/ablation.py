@@ -1,7 +1,7 @@
 """Measure what each part of MFCC + SVM is worth: a DVC experiment per variant, compared with the
 default clip by clip.
 
-    python -m commands.ablation [NAME…]
+    python -m studies.ablation [NAME…]
 
 Not a stage. Runs the variants named, or all, one after the other; those that the commit checked out
 has already are skipped, so that it can be stopped and started again. Progress goes to stderr, the

@@ -10,7 +10,7 @@ from voices import clip
 
 from benchmarks.mfcc import plain
 from ser import audio, params
-from ser.svm import features
+from ser import mfcc as features
 
 DEFAULT = params.load(ROOT / "params.yaml").mfcc
 

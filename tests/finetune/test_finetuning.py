@@ -16,7 +16,7 @@ import workplace
 
 from ser import audio
 from ser.corpus import EMOTIONS, TITLES
-from ser.encoder.clips import Clips
+from ser.finetune.clips import Clips
 
 
 def test_predictions_are_what_transformers_says(trained):

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ser import params
 from ser.corpus import EMOTIONS
-from ser.encoder import finetuning, trained
+from ser.finetune import finetuning, trained
 from ser.run.errors import UserError
 
 

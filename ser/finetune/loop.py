@@ -16,8 +16,8 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from ser.finetune.state import Store
 from ser.run import errors, launch
-from ser.run.state import Store
 
 PAUSE = 1.0  # seconds between looks at what the steps left behind, since a GPU has to wait for them
 FORECAST = 20  # seconds after which it is known how long the rest will take
