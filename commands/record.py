@@ -5,8 +5,8 @@
 To be called after a run, such as `dvc exp run -S … evaluate@MODEL`. NAME is a new one, or one whose
 folder is to be replaced; results/tables.yaml says what the tables call it.
 
-Reads:  data/MODEL, params.yaml and its committed version, metrics/MODEL.json,
-        metrics/MODEL_protocol.txt, data/checkpoint, what stages have noted in runs/resources
+Reads:  data/predictions/MODEL, params.yaml and its committed version, metrics/MODEL.json,
+        metrics/MODEL/protocol.txt, data/checkpoint, what stages have noted in runs/resources
 Writes: results/NAME/: predictions.csv, metrics.json, params.yaml, protocol.txt, run.json, see
         ser/report/ledger.py
 """
@@ -21,29 +21,21 @@ from pathlib import Path
 
 import torch
 from dvc.repo import Repo
+from dvc.stage import Stage
 from ruamel.yaml import YAML
 
-from ser import params, scoring
+from ser import params, scoring, tables
 from ser.finetune import device
 from ser.report import ledger, summary
 from ser.run import errors, experiments, outputs, resources
 
-# The files by which the stages that a model's figures come from note what they took.
-MADE = {
-    "svm": ("data/mfcc.parquet", "data/svm/predictions.csv"),
-    "probe": ("data/embeddings.parquet", "data/probe/predictions.csv"),
-    "w2v": ("data/features/clips.arrow", "data/w2v/fold_{}/predictions.csv"),
-    "mean": (),
-}
 
-
-def changes(repo: Repo, model: str) -> dict[str, object]:
-    """The parameters, by dotted name, that differ from the committed ones and that a stage behind
-    this model's figures reads."""
+def changes(stages: list[Stage]) -> dict[str, object]:
+    """The parameters, by dotted name, that differ from the committed ones and that one of the
+    stages reads."""
     yaml = YAML(typ="safe")
     now = experiments.flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
     before = experiments.flat(yaml.load(experiments.git("show", "HEAD:params.yaml")))
-    stages = repo.stage.collect(f"evaluate@{model}", with_deps=True)
     read = {key for stage in stages for dep in stage.params for key in dep.params}
     return {
         name: value
@@ -61,12 +53,21 @@ def command(model: str, changed: dict[str, object]) -> str:
     return " ".join(["dvc exp run" if words else "dvc repro", *words, f"evaluate@{model}"])
 
 
-def taken(model: str, folds: list[int]) -> tuple[float | None, int | None]:
-    """Seconds of all stages that made a model's features and predictions, and the most memory of
-    one in bytes; None if one of them was not run here, or in several goes."""
-    made = dict.fromkeys(pattern.format(fold) for pattern in MADE[model] for fold in folds)
-    notes = [note for path in made if (note := resources.taken(Path(path)))]
-    if not notes or len(notes) < len(made):
+def taken(paths: list[Path]) -> tuple[float | None, int | None]:
+    """Seconds of all stages that made features or predictions, and the most memory of one in bytes;
+    None if one of them was not run here, or in several goes.
+
+    Args:
+        paths: what the stages behind a model's figures write.
+    """
+    files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
+    made = [
+        file
+        for file in files
+        if file.suffix in (".parquet", ".arrow") or file.name == "predictions.csv"
+    ]
+    notes = [resources.taken(file) for file in made]
+    if not all(notes):
         return None, None
     return (
         round(sum(note["seconds"] for note in notes), 1),
@@ -74,66 +75,62 @@ def taken(model: str, folds: list[int]) -> tuple[float | None, int | None]:
     )
 
 
-def weights() -> str | None:
+def weights(folder: Path) -> str | None:
     """The sha256 of the encoder's weights; None if it has none."""
-    files = [*Path("data/checkpoint").glob("*.safetensors"), *Path("data/checkpoint").glob("*.bin")]
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     return hashlib.sha256(files[0].read_bytes()).hexdigest() if files else None
 
 
-def run(model: str, settings: params.Params, changed: dict[str, object]) -> dict[str, object]:
-    """What run.json holds."""
-    seconds, memory = taken(model, settings.folds)
-    said: dict[str, object] = {
+def run(model: str, stages: list[Stage], changed: dict[str, object]) -> dict[str, object]:
+    """The content of run.json: what the model says in its own, or else this machine."""
+    paths = [Path(out.def_path) for stage in stages for out in stage.outs]
+    seconds, memory = taken(paths)
+    own = tables.MODELS / model / "run.json"
+    machine = {
         "device": f"cpu, {torch.backends.cpu.get_cpu_capability()}",
-        "precision": "fp32, classifier float64" if model == "probe" else "float64",
         "versions": device.versions(),
     }
-    if model == "w2v":
-        of_folds = [
-            json.loads((source / "run.json").read_text(encoding="utf-8"))
-            for source in scoring.sources(model, settings.folds)
-        ]
-        if any(each != of_folds[0] for each in of_folds):
-            raise errors.UserError("data/w2v: the folds were not trained on machines alike")
-        said = of_folds[0]
+    checkpoint = Path("data/checkpoint")
     return {
         "model": model,
         "command": command(model, changed),
-        **said,
+        **(json.loads(own.read_text(encoding="utf-8")) if own.exists() else machine),
         "seconds": seconds,
         "memory_bytes": memory,
-        "checkpoint": None if model == "svm" else weights(),
+        "checkpoint": weights(checkpoint) if checkpoint in paths else None,
     }
 
 
 @errors.one_line
 def main() -> None:
     """Check that the figures are of what is here, write the folder."""
+    settings = params.load()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
-    parser.add_argument("model", choices=list(scoring.MODELS))
-    wanted = parser.parse_args()
-    if not re.fullmatch(r"[a-z0-9][\w.-]*", wanted.name):
-        raise errors.UserError(f"{wanted.name}: expected letters, digits, `.`, `-` and `_`")
-    metrics = Path(f"metrics/{wanted.model}.json")
+    parser.add_argument("model", choices=list(settings.models))
+    options = parser.parse_args()
+    name, model = options.name, options.model
+    if not re.fullmatch(r"[a-z0-9][\w.-]*", name):
+        raise errors.UserError(f"{name}: expected letters, digits, `.`, `-` and `_`")
+    metrics = Path(f"metrics/{model}.json")
     with Repo() as repo:
-        if not metrics.exists() or summary.outdated(repo, wanted.model):
+        if not metrics.exists() or summary.outdated(repo, model):
             raise errors.UserError(
                 f"{metrics}: not of the code, parameters and data that are here; "
-                f"`dvc repro evaluate@{wanted.model}` first"
+                f"`dvc repro evaluate@{model}` first"
             )
-        changed = changes(repo, wanted.model)
-    settings = params.load()
-    with outputs.whole(ledger.FOLDER / wanted.name) as folder:
+        stages = list(repo.stage.collect(f"evaluate@{model}", with_deps=True))
+    changed = changes(stages)
+    with outputs.whole(ledger.FOLDER / name) as folder:
         folder.mkdir()
-        predictions = ledger.rounded(scoring.read(wanted.model, settings.folds))
+        predictions = ledger.rounded(tables.predictions(model, settings.folds))
         predictions.to_csv(folder / "predictions.csv", index=False)
         shutil.copy(metrics, folder / "metrics.json")
-        shutil.copy(f"metrics/{wanted.model}_protocol.txt", folder / "protocol.txt")
+        shutil.copy(f"metrics/{model}/protocol.txt", folder)
         YAML(typ="safe").dump(changed, folder / "params.yaml")
-        outputs.write_json(folder / "run.json", run(wanted.model, settings, changed))
+        outputs.write_json(folder / "run.json", run(model, stages, changed))
     accuracy = scoring.as_text(json.loads(metrics.read_text(encoding="utf-8")), "accuracy")
-    print(f"{ledger.FOLDER / wanted.name}: accuracy {accuracy} %")
+    print(f"{ledger.FOLDER / name}: accuracy {accuracy} %")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ or make the tables of README.md and docs/results.md anew.
 
 Without an option, the last thing that `make repro` prints.
 
-Reads:  metrics/MODEL.json, MODEL_folds.csv and MODEL_protocol.txt of each scored model;
-        metrics/compare.json, if it is there; what `dvc status` reads; with --pages results/
+Reads:  metrics/NAME.json, metrics/NAME/folds.csv and protocol.txt of each scored model;
+        metrics/compare.json, if it is there; what `dvc status` reads; params `models`; with --pages
+        results/
 Writes: with --pages, the tables in README.md and docs/results.md
 """
 
@@ -16,22 +17,22 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from ser import scoring
+from ser import params
 from ser.report import ledger, summary
 from ser.run import errors
 
 PAGES = ("README.md", "docs/results.md")
 
 
-def outdated() -> str:
+def outdated(models: dict[str, str]) -> str:
     """A line on models whose figures are of other code, parameters or data than those here.
 
     Figures stay when a stage fails, and this keeps them from passing for new.
     """
-    scored = [model for model in scoring.MODELS if Path(f"metrics/{model}.json").exists()]
+    scored = [name for name in models if Path(f"metrics/{name}.json").exists()]
     try:
         with Repo() as repo:
-            old = [scoring.MODELS[model] for model in scored if summary.outdated(repo, model)]
+            old = [models[name] for name in scored if summary.outdated(repo, name)]
     except DvcException as error:
         return f"Whether these figures are up to date DVC cannot say: {error}"
     return f"Out of date, until `dvc repro` has run: {', '.join(old)}." if old else ""
@@ -46,8 +47,9 @@ def main() -> None:
         for page in map(Path, PAGES):
             page.write_text(ledger.filled(page.read_text(encoding="utf-8")), encoding="utf-8")
         return
-    print("\n".join(summary.lines(Path("metrics"))))
-    if line := outdated():
+    models = params.load().models
+    print("\n".join(summary.lines(Path("metrics"), models)))
+    if line := outdated(models):
         print(f"\n{line}")
 
 

@@ -185,17 +185,29 @@ class Finetuning(Section):
         return speeds
 
 
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
 class Params(Finetuning):
     """All of params.yaml; what each knob means stands there beside it."""
 
     corpus: Literal["ravdess", "demo"]
     folds: list[int] = Field(min_length=1)
+    models: dict[ModelName, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    mean: list[str] = Field(min_length=1)
     demo: Demo
     split: Split
     mfcc: Mfcc
     embed: Embed
     svm_train: SvmTrain
     probe_train: ProbeTrain
+
+    @model_validator(mode="after")
+    def mean_of_other_models(self) -> "Params":
+        others = [name for name in self.models if name != "mean"]
+        if not set(self.mean) <= set(others) or len(set(self.mean)) < len(self.mean):
+            raise ValueError(f"mean = {self.mean}: expected distinct names of {', '.join(others)}")
+        return self
 
     @model_validator(mode="after")
     def folds_exist(self) -> "Params":

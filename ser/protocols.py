@@ -1,10 +1,12 @@
-"""How the clips are split into folds: what `split.scheme` in params.yaml may name, and the words
-that stand beside every figure."""
+"""Ways to split the clips into folds, which `split.scheme` in params.yaml names, and the words that
+stand beside every figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ser.corpus import ACTORS
+import pandas as pd
+
+from ser.corpus import ACTORS, TITLES
 
 RANDOM_FOLDS = 6
 OWN_LIST = "folds by actor, from a list in params.yaml"
@@ -67,7 +69,7 @@ PROTOCOLS = {
 
 
 def title(scheme: str | list[list[int]]) -> str:
-    """In words, what `split.scheme` says."""
+    """The value of `split.scheme` in words."""
     return PROTOCOLS[scheme].title if isinstance(scheme, str) else OWN_LIST
 
 
@@ -77,6 +79,24 @@ def folds(scheme: str | list[list[int]]) -> Sequence[Sequence[int]] | None:
 
 
 def count(scheme: str | list[list[int]]) -> int:
-    """How many folds there are."""
+    """The number of folds."""
     actors = folds(scheme)
     return RANDOM_FOLDS if actors is None else len(actors)
+
+
+def sentence(
+    corpus: str, scheme: str | list[list[int]], predictions: pd.DataFrame, model: str
+) -> str:
+    """How figures came about, in one line.
+
+    Args:
+        corpus, scheme: the values of `corpus` and `split.scheme` in params.yaml.
+        predictions: actor and fold of each held-out clip.
+        model: what the model says of itself in its protocol.txt.
+    """
+    parts = [TITLES[corpus], title(scheme)]
+    if folds(scheme):
+        actors = [sorted(set(rows["actor"])) for _, rows in predictions.groupby("fold")]
+        listed = " | ".join(",".join(map(str, fold)) for fold in actors)
+        parts.append(f"held-out actors {listed}")
+    return "; ".join([*parts, model.strip()])

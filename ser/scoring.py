@@ -1,87 +1,23 @@
-"""What predictions are worth: the one place that reads prediction tables, scores them and bounds
-the scores."""
+"""Scores of predictions with their bounds, and the calibration of probabilities.
+
+A table of predictions has the columns of `tables.PREDICTIONS`. A model's confidence in a clip is
+the highest of the clip's eight probabilities.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ser import calibration, corpus, tables
+from ser import corpus
 from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
-COLUMNS = ("clip", "actor", "fold", "actual", "predicted", *EMOTIONS)
 RATES = ("accuracy", "uar", "macro_f1")
-
-# The models that are scored, by the name that their stages, data/NAME and metrics/NAME.json have.
-MODELS = {
-    "svm": "MFCC + SVM",
-    "probe": "frozen encoder + probe",
-    "w2v": "encoder, fine-tuned",
-    "mean": "mean of the three",
-}
-ALONE = ("svm", "probe", "w2v")  # those that `mean` is the mean of
-BY_FOLD = ("w2v",)  # those that a stage trains fold by fold, each into a folder of its own
-
-
-def title(name: str) -> str:
-    """What to call a model of `MODELS`, or, by MODEL@COMMIT, that of another commit."""
-    model, at, commit = name.partition("@")
-    return f"{MODELS[model]}, {commit}" if at else MODELS[model]
-
-
-def sources(model: str, folds: list[int], project: Path = Path()) -> list[Path]:
-    """The folders that hold a model's predictions and its line on how they came about."""
-    folder = project / "data" / model
-    return [folder / f"fold_{fold}" for fold in folds] if model in BY_FOLD else [folder]
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """The rows of one prediction table: the columns of `COLUMNS`.
-
-    Raises:
-        UserError: it is missing, damaged, or holds what no model predicts.
-    """
-    table = tables.read(path, COLUMNS)
-    for column in ("actual", "predicted"):
-        strange = table.loc[~table[column].isin(EMOTIONS), column]
-        if len(strange):
-            raise UserError(f"{path}: {column} {strange.iloc[0]!r}; expected {', '.join(EMOTIONS)}")
-    for column in ("actor", "fold"):
-        if len(table) and not pd.api.types.is_integer_dtype(table[column]):
-            raise UserError(f"{path}: {column} is not a whole number everywhere")
-    shares = table[list(EMOTIONS)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not ((shares >= 0).all() and np.allclose(shares.sum(axis=1), 1, atol=1e-3)):
-        raise UserError(f"{path}: expected eight probabilities that sum to 1 in every line")
-    return table
-
-
-def read(model: str, folds: list[int], project: Path = Path()) -> pd.DataFrame:
-    """The held-out predictions of a model, one row per clip of the given folds, sorted by clip.
-
-    Args:
-        model: one of `MODELS`. Its tables are data/MODEL/predictions.csv, or, of a model in
-            `BY_FOLD`, data/MODEL/fold_K/predictions.csv.
-        folds: held-out folds to keep. They come from params.yaml and not from the folders that
-            exist: a fold that was dropped stays on the disk.
-        project: the folder in which data/ lies.
-
-    Returns:
-        The columns of `COLUMNS`; the eight probabilities of a row sum to 1.
-
-    Raises:
-        UserError: a table is missing, damaged, lacks a column or a fold, or has a clip twice.
-    """
-    paths = [source / "predictions.csv" for source in sources(model, folds, project)]
-    table = pd.concat([read_table(path) for path in paths])
-    table = table[table["fold"].isin(folds)].sort_values("clip", ignore_index=True)
-    if set(table["fold"]) != set(folds) or table["clip"].duplicated().any():
-        raise UserError(f"{paths[0]}: expected every clip of the folds {folds} once")
-    return table
+BINS = 10  # of confidence, of equal width, from 0 to 1
 
 
 def per_actor_confusion(predictions: pd.DataFrame) -> np.ndarray:
@@ -219,13 +155,13 @@ def summary(predictions: pd.DataFrame) -> dict[str, float]:
 
     Returns:
         Accuracy, UAR and macro-F1, the first two with their bounds, see `bounded`; `ece`, see
-        `calibration.expected_error`. No more, so that `dvc metrics show` fits a screen 120 columns
+        `calibration_error`. No more, so that `dvc metrics show` fits a screen 120 columns
         wide.
     """
     figures = bounded(predictions)
     return {
         **{name: value for name, value in figures.items() if not name.startswith("macro_f1_")},
-        "ece": calibration.expected_error(predictions),
+        "ece": calibration_error(predictions),
     }
 
 
@@ -268,3 +204,40 @@ def by_kind(predictions: pd.DataFrame) -> pd.DataFrame:
             figures = rates(per_actor_confusion(part).sum(axis=0))
             rows.append({"kind": kind, "value": value, "clips": len(part), **figures})
     return pd.DataFrame(rows)
+
+
+def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The clips by their confidence, in `BINS` groups of equal width, those that hold any.
+
+    Returns:
+        low, high: bounds of the group; clips; confidence, accuracy: means over its clips.
+    """
+    confidence = predictions[list(EMOTIONS)].max(axis=1)
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    right = predictions["actual"] == predictions["predicted"]
+    clips = pd.DataFrame({"bin": number, "confidence": confidence, "right": right})
+    groups = clips.groupby("bin", as_index=False).agg(
+        clips=("right", "size"), confidence=("confidence", "mean"), accuracy=("right", "mean")
+    )
+    low = groups.pop("bin")
+    groups.insert(0, "low", low / BINS)
+    groups.insert(1, "high", (low + 1) / BINS)
+    return groups
+
+
+def calibration_error(predictions: pd.DataFrame) -> float:
+    """The expected calibration error, 0 to 1: how far confidence and accuracy lie apart, in the
+    mean over the clips' groups.
+
+    Source: Guo et al. (2017), ICML, "On Calibration of Modern Neural Networks".
+    """
+    groups = calibration(predictions)
+    apart = (groups["confidence"] - groups["accuracy"]).abs()
+    return float(np.average(apart, weights=groups["clips"]))
+
+
+def log_loss(predictions: pd.DataFrame) -> float:
+    """The cross-entropy of the probabilities in nats; of eight equal ones 2.08, lower is better."""
+    columns = predictions["actual"].map(EMOTIONS.index)
+    of_actual = predictions[list(EMOTIONS)].to_numpy()[np.arange(len(predictions)), columns]
+    return float(-np.log(np.clip(of_actual, 1e-12, None)).mean())

@@ -1,36 +1,47 @@
-"""Gather the learning curves of all folds, so that one plot overlays them.
+"""Gather what the folds of the fine-tuning have predicted, into one table as every model has it.
 
-Reads:  data/w2v/fold_K/curve.csv, a row per step, and epochs.csv, a row per epoch; params `folds`
-Writes: data/w2v_steps.csv: fold, step, epoch, loss, accuracy, lr, grad_norm, batch_size
-        metrics/w2v_epochs.csv: fold, epoch, loss, accuracy, uar, of the training clips, while they
-            were trained on; with `select: inner` also inner_loss, inner_accuracy, inner_uar
+Reads:  data/w2v/fold_K/: predictions.csv, protocol.txt, curve.csv, epochs.csv, run.json; params
+            `folds`, not the folders that exist: a fold that was dropped stays on the disk
+Writes: data/predictions/w2v/:
+            predictions.csv, protocol.txt  as every model writes them
+            epochs.csv  fold; epoch, loss, accuracy, uar of the training clips, while they were
+                        trained on; with `select: inner` also inner_loss, inner_accuracy, inner_uar
+            steps.csv   fold, step, epoch, loss, accuracy, lr, grad_norm, batch_size
+            run.json    device, precision, versions, …; if the folds were trained on machines alike
 """
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from ser import params, tables
-from ser.run import errors, outputs
+from ser.run import errors, outputs, resources
 
 
-def gather(folds: list[int], name: str) -> pd.DataFrame:
-    """The tables `name` of the given folds, one under the other, with a column `fold` before
-    theirs."""
-    curves = {fold: tables.read(Path("data/w2v", f"fold_{fold}", name)) for fold in folds}
-    return pd.concat(curves, names=["fold"]).reset_index("fold")
+def stacked(folders: dict[int, Path], name: str) -> pd.DataFrame:
+    """The tables `name` of the folds, one under the other, with a column `fold` before theirs."""
+    parts = {fold: tables.read(folder / name) for fold, folder in folders.items()}
+    return pd.concat(parts, names=["fold"]).reset_index("fold")
 
 
 @errors.one_line
 def main() -> None:
-    """Gather steps and epochs."""
-    folds = params.load().folds
-    with outputs.together() as output:
-        for name, target in (
-            ("curve.csv", "data/w2v_steps.csv"),
-            ("epochs.csv", "metrics/w2v_epochs.csv"),
-        ):
-            gather(folds, name).to_csv(output(target), index=False, float_format="%.6g")
+    """Read what the folds wrote, write it as one model's."""
+    folders = {fold: Path(f"data/w2v/fold_{fold}") for fold in params.load().folds}
+    parts = [tables.read_predictions(folder / "predictions.csv") for folder in folders.values()]
+    predictions = pd.concat(parts).sort_values("clip", ignore_index=True)
+    texts = [(folder / "protocol.txt").read_text(encoding="utf-8") for folder in folders.values()]
+    protocol = "; ".join(sorted({text.strip() for text in texts}))
+    runs = [folder / "run.json" for folder in folders.values()]
+    with outputs.whole("data/predictions/w2v") as folder:
+        tables.write_predictions(folder, predictions, protocol)
+        for name, source in (("steps", "curve.csv"), ("epochs", "epochs.csv")):
+            curves = stacked(folders, source)
+            curves.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        if len({run.read_bytes() for run in runs}) == 1:
+            shutil.copy(runs[0], folder)
+    resources.note("data/predictions/w2v/predictions.csv")
 
 
 if __name__ == "__main__":

@@ -3,50 +3,46 @@
 All count the same, so there is nothing to choose, and nothing that could have seen the actors it is
 scored on.
 
-Reads:  data/MODEL/predictions.csv and protocol.txt of svm, probe and w2v (of that in a folder per
-        fold); params `folds`
-Writes: data/mean/: predictions.csv, as theirs; protocol.txt
+Reads:  data/predictions/NAME/predictions.csv of the models in `mean`; params `folds`, `mean`,
+            `models`
+Writes: data/predictions/mean/: predictions.csv, as theirs; protocol.txt
 """
 
 import numpy as np
 import pandas as pd
 
-from ser import params, scoring
+from ser import params, tables
 from ser.corpus import EMOTIONS
-from ser.run import errors, outputs
+from ser.run import errors, outputs, resources
 
 
-def mean(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """The prediction table of the mean of several models' probabilities.
+def mean(predictions: list[pd.DataFrame]) -> pd.DataFrame:
+    """The predictions of the mean of several models' probabilities.
 
     Args:
-        tables: of the same clips in the same order.
+        predictions: of the same clips in the same order.
 
     Raises:
         UserError: the tables do not hold the same clips.
     """
-    first = tables[0]
-    if any(list(table["clip"]) != list(first["clip"]) for table in tables):
+    first = predictions[0]
+    if any(list(table["clip"]) != list(first["clip"]) for table in predictions):
         raise errors.UserError("data: the models' predictions are not of the same clips")
-    probabilities = np.mean([table[list(EMOTIONS)] for table in tables], axis=0)
-    together = first.assign(predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)])
-    together[list(EMOTIONS)] = probabilities
-    return together
+    probabilities = np.mean([table[list(EMOTIONS)] for table in predictions], axis=0)
+    clips = first.rename(columns={"actual": "emotion"})
+    return tables.from_probabilities(clips, pd.DataFrame(probabilities, columns=EMOTIONS))
 
 
 @errors.one_line
 def main() -> None:
     """Read the tables for the folds of params.yaml, write their mean."""
-    folds = params.load().folds
-    predictions = mean([scoring.read(model, folds) for model in scoring.ALONE])
-    with outputs.whole("data/mean") as folder:
-        folder.mkdir()
-        predictions.to_csv(folder / "predictions.csv", index=False)
-        titles = ", ".join(scoring.MODELS[model] for model in scoring.ALONE)
-        text = f"mean of the probabilities of {titles}, each counting the same"
-        (folder / "protocol.txt").write_text(text + "\n", encoding="utf-8")
-    accuracy = (predictions["predicted"] == predictions["actual"]).mean()
-    print(f"accuracy on held-out actors: {accuracy:.3f}")
+    settings = params.load()
+    predictions = mean([tables.predictions(name, settings.folds) for name in settings.mean])
+    titles = ", ".join(settings.models[name] for name in settings.mean)
+    protocol = f"mean of the probabilities of {titles}, each counting the same"
+    with outputs.whole("data/predictions/mean") as folder:
+        tables.write_predictions(folder, predictions, protocol)
+    resources.note("data/predictions/mean/predictions.csv")
 
 
 if __name__ == "__main__":

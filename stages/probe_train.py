@@ -3,7 +3,7 @@ actors, and predict the held-out clips.
 
 Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`,
             `checkpoint`
-Writes: data/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` writes them
+Writes: data/predictions/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` does
         data/models/probe/: the final model, chosen and trained on all actors, with all that it
         needs to predict: model.json, model.safetensors and, in checkpoint/, the encoder
 """
@@ -40,7 +40,7 @@ def main() -> None:
     predictions, search, model = folds.train("probe_train", data, grid, settings.inner_folds)
     protocol = f"{encoder(everything.checkpoint)}; {folds.protocol(settings.inner_folds)}"
     folds.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
-    resources.note("data/probe/predictions.csv")
+    resources.note("data/predictions/probe/predictions.csv")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 held-out clips.
 
 Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
-Writes: data/svm/:
+Writes: data/predictions/svm/:
             predictions.csv  a row per clip, sorted by clip: clip, actor, fold, actual, predicted, a
                              probability per emotion
             search.csv       a row per fold and candidate: fold, blocks, kernel, C, gamma, accuracy
@@ -32,7 +32,7 @@ def main() -> None:
     predictions, search, model = folds.train("svm_train", data, grid, settings.inner_folds)
     protocol = folds.protocol(settings.inner_folds, settings.speaker_norm)
     folds.write("svm", predictions, search, model, protocol)
-    resources.note("data/svm/predictions.csv")
+    resources.note("data/predictions/svm/predictions.csv")
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def write(
     text: str,
     encoder: Path | None = None,
 ) -> None:
-    """Write data/NAME and data/models/NAME, print the accuracy.
+    """Write data/predictions/NAME and data/models/NAME, print the accuracy.
 
     Args:
         name: svm or probe.
@@ -184,15 +184,11 @@ def write(
         encoder: folder of the checkpoint that the features come from, which the model takes along.
     """
     with outputs.together() as output:
-        folder = output(f"data/{name}")
-        folder.mkdir()
-        (folder / "protocol.txt").write_text(text + "\n", encoding="utf-8")
-        predictions.to_csv(folder / "predictions.csv", index=False)
+        folder = output(f"data/predictions/{name}")
+        tables.write_predictions(folder, predictions, text)
         search.to_csv(folder / "search.csv", index=False)
         folder = output(f"data/models/{name}")
         folder.mkdir()
         model.save(folder)
         if encoder is not None:
             shutil.copytree(encoder, folder / encoder.name)
-    accuracy = (predictions["predicted"] == predictions["actual"]).mean()
-    print(f"accuracy on held-out actors: {accuracy:.3f}")

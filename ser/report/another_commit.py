@@ -7,12 +7,12 @@ from dvc.repo import Repo
 from dvc.scm import SCMError, resolve_rev
 from dvc_data.index.index import DataIndexDirError
 
-from ser import scoring
+from ser import tables
 from ser.run.errors import UserError
 
 
-def copy(commit: str, folds: list[int], project: Path) -> None:
-    """Copy what the page needs of another commit or experiment to a folder.
+def copy(commit: str, project: Path) -> None:
+    """Copy params.yaml and all predictions of another commit or experiment to a folder.
 
     Raises:
         UserError: there is no such commit, or DVC's cache lacks its predictions.
@@ -22,23 +22,11 @@ def copy(commit: str, folds: list[int], project: Path) -> None:
             files = DVCFileSystem(rev=resolve_rev(repo.scm, commit))
         except SCMError:
             raise UserError(f"--beside {commit}: no such commit or experiment") from None
-
-    def fetch(path: str) -> None:
-        (project / path).parent.mkdir(parents=True, exist_ok=True)
-        files.get_file(path, str(project / path))
-
-    for path in ("params.yaml", *files.find("metrics", detail=False)):
-        fetch(path)
-    tracked = [
-        (source / name).as_posix()
-        for model in scoring.MODELS
-        for source in scoring.sources(model, folds)
-        for name in ("predictions.csv", "run.json")
-    ]
+    files.get_file("params.yaml", str(project / "params.yaml"))
+    folder = tables.MODELS.as_posix()
     try:
-        for path in tracked:
-            if files.exists(path):
-                fetch(path)
+        if files.exists(folder):
+            files.get(folder, str(project / folder), recursive=True)
     except (FileNotFoundError, DataIndexDirError):
         raise UserError(
             f"--beside {commit}: its predictions are not in DVC's cache; `dvc fetch --all-commits`"

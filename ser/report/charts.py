@@ -1,4 +1,4 @@
-"""Charts of results: made once, as SVG for the page and as PNG files that need no browser."""
+"""Charts of results, as SVG for the page and as PNG files that need no browser."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ import vl_convert
 from ser.corpus import EMOTIONS
 
 RECALL = alt.Scale(domain=[0, 1])
-COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # told apart by day and by night
+COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # legible in light and dark mode
 
 
 def stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def calibration(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
     which a model knows what it does not know.
 
     Args:
-        tables: what `calibration.bins` gives, by the model's title.
+        tables: what `scoring.calibration` gives, by the model's title.
     """
     points = (
         alt.Chart(stacked(tables))
@@ -111,7 +111,7 @@ def curves(epochs: pd.DataFrame) -> alt.HConcatChart:
     """Loss and UAR of the training clips, epoch by epoch, a line for each fold.
 
     Args:
-        epochs: metrics/w2v_epochs.csv.
+        epochs: fold, epoch, loss and uar.
     """
     base = (
         alt.Chart(epochs)

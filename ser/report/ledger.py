@@ -2,9 +2,10 @@
 
 A folder holds predictions.csv, as a stage wrote it, with six decimals; metrics.json, as `evaluate`
 writes it; params.yaml, the parameters that differ from the default's; protocol.txt; and run.json:
-model, command, device, precision, versions, seconds, memory_bytes, checkpoint (sha256 of the
-encoder's weights). results/tables.yaml says in which order the tables name them, in which words,
-and holds the published figures beside them.
+model, command, device, versions, and what else the model says of its training, such as precision;
+seconds, of all stages that made features or predictions, and memory_bytes, the most of one;
+checkpoint (sha256 of the encoder's weights, if one is used). results/tables.yaml says in which
+order the tables name them, in which words, and holds the published figures beside them.
 """
 
 import json
@@ -29,9 +30,9 @@ class Result:
     """A folder of the ledger.
 
     Attributes:
-        predictions: the columns of `scoring.COLUMNS`, sorted by clip.
+        predictions: the columns of `tables.PREDICTIONS`, sorted by clip.
         metrics: as in metrics/MODEL.json.
-        run: what run.json holds.
+        run: the content of run.json.
     """
 
     name: str
@@ -63,7 +64,7 @@ def rounded(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings() -> dict:
-    """What results/tables.yaml says: `measured`, by name model, protocol, seeds and page;
+    """The content of results/tables.yaml: `measured`, by name model, protocol, seeds and page;
     `pairs`, lists of two names; `protocols`, lists of names by protocol; `published`, a list of
     rows."""
     return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
@@ -87,7 +88,7 @@ def figure(name: str, rate: str, seeds: list[str]) -> str:
 
 
 def minutes(run: dict) -> str:
-    """How long the computing stages took, in words."""
+    """The time that the stages took, in words."""
     if run["seconds"] is None:
         return "not measured"
     seconds = run["seconds"]
@@ -102,13 +103,13 @@ def gigabytes(run: dict) -> str:
 
 def overview() -> str:
     """The README's table: the results and published figures that are marked for it."""
-    said = settings()
+    listed = settings()
     rows = []
-    for name, words in said["measured"].items():
+    for name, words in listed["measured"].items():
         if words.get("readme"):
             cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
             rows.append([words["model"], words["protocol"], *cells])
-    for words in said["published"]:
+    for words in listed["published"]:
         if words.get("readme"):
             protocol = "; ".join(words[key] for key in ("protocol", "caveat") if key in words)
             rows.append([f"*published:* {words['system']}", protocol, *published(words)])
@@ -200,7 +201,7 @@ def others() -> str:
     return table(["system", "protocol", "accuracy, %", "UAR, %", "source", "caveat"], rows)
 
 
-# What a page may hold between `<!-- NAME -->` and `<!-- end of NAME -->`.
+# Tables by what a page names them, between `<!-- NAME -->` and `<!-- end of NAME -->`.
 PARTS = {
     "overview": overview,
     "measured": measured,

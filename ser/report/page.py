@@ -16,7 +16,7 @@ from itables.utils import read_package_file
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ser import audio, calibration, corpus, scoring
+from ser import audio, corpus, scoring
 from ser.report import charts, clips, ledger
 from ser.run import parallel
 
@@ -30,16 +30,32 @@ GROUPS = {"gender": "{}", "intensity": "{} intensity", "statement": "{}"}
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model on the page.
+
+    Attributes:
+        title: in words.
+        predictions: of the held-out clips, the same for all models, sorted by clip.
+        protocol: how they came about, in one line.
+        run: what the model's run.json says; None: it brought none.
+        epochs: its learning curve, the columns of epochs.csv; None: it brought none.
+    """
+
+    title: str
+    predictions: pd.DataFrame
+    protocol: str
+    run: dict[str, Any] | None
+    epochs: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
 class Results:
-    """What the page is made of.
+    """The content of the page.
 
     Attributes:
         corpus: the value of `corpus` in params.yaml.
-        leaky: whether held-out actors may be in training, too.
         params: the text of params.yaml.
-        tables: the held-out predictions by the model's name, of the same clips, sorted by clip.
-        protocols: how each model's figures came about, by its name.
-        runs: a line on each model that wrote down what device it was trained on.
+        models: by name.
         audit: metrics/corpus.json.
         by_emotion: metrics/corpus.csv.
         measured: the ledger's results, see `ledger.results`.
@@ -47,25 +63,28 @@ class Results:
     """
 
     corpus: str
-    leaky: bool
     params: str
-    tables: dict[str, pd.DataFrame]
-    protocols: dict[str, str]
-    runs: list[str]
+    models: dict[str, Model]
     audit: dict[str, object]
     by_emotion: pd.DataFrame
     measured: list[list[str]]
     published: list[dict[str, Any]]
 
     @property
-    def described(self) -> pd.DataFrame:
+    def leaky(self) -> bool:
+        """Whether held-out actors may be in training, too."""
+        return any("LEAKY" in model.protocol for model in self.models.values())
+
+    @property
+    def clips(self) -> pd.DataFrame:
         """The clips, a row each, with the columns of `corpus.describe` and their fold."""
-        first = next(iter(self.tables.values()))
+        first = next(iter(self.models.values())).predictions
         return corpus.table(first["clip"]).merge(first[["clip", "fold"]], on="clip")
 
 
-def model(name: str, predictions: pd.DataFrame, protocol: str) -> dict[str, Any]:
+def figures_of(name: str, model: Model) -> dict[str, Any]:
     """The figures of a model and its confusion matrix, for the template."""
+    predictions = model.predictions
     figures = scoring.summary(predictions) | scoring.bounded(predictions)
     counts = scoring.per_actor_confusion(predictions).sum(axis=0)
     rows = [
@@ -83,27 +102,28 @@ def model(name: str, predictions: pd.DataFrame, protocol: str) -> dict[str, Any]
     ]
     return {
         "name": name,
-        "title": scoring.title(name),
+        "title": model.title,
         "clips": len(predictions),
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
-        "log_loss": calibration.log_loss(predictions),
+        "log_loss": scoring.log_loss(predictions),
         "calibration_error": figures["ece"],
         "confusion": rows,
-        "protocol": protocol,
+        "protocol": model.protocol,
     }
 
 
-def pairs(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """How every two models differ on the same clips, for the template."""
+def pairs(models: list[Model]) -> list[dict[str, Any]]:
+    """The differences of every two models on the same clips, for the template."""
     rows = []
-    for second, first in itertools.combinations(tables, 2):
-        figures = scoring.differences(tables[first], tables[second])
+    for second, first in itertools.combinations(models, 2):
+        figures = scoring.differences(first.predictions, second.predictions)
         right, too = (
-            tables[name]["actual"] == tables[name]["predicted"] for name in (first, second)
+            model.predictions["actual"] == model.predictions["predicted"]
+            for model in (first, second)
         )
         rows.append(
             {
-                "title": f"{scoring.title(first)} - {scoring.title(second)}",
+                "title": f"{first.title} - {second.title}",
                 "accuracy": scoring.as_text(figures, "accuracy", "{:+.1f}"),
                 "uar": scoring.as_text(figures, "uar", "{:+.1f}"),
                 "only_first": (right & ~too).sum(),
@@ -116,7 +136,9 @@ def pairs(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
 def groups(results: Results) -> list[dict[str, Any]]:
     """Accuracy and UAR of all models on the clips of each gender, intensity and sentence."""
     rows = []
-    scored = [scoring.by_kind(table).to_dict("records") for table in results.tables.values()]
+    scored = [
+        scoring.by_kind(model.predictions).to_dict("records") for model in results.models.values()
+    ]
     for figures in zip(*scored, strict=True):
         kind, value = figures[0]["kind"], figures[0]["value"]
         name = GROUPS[kind].format(value)
@@ -126,17 +148,21 @@ def groups(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def drawn(results: Results, epochs: pd.DataFrame | None) -> dict[str, tuple[str, str, Any]]:
-    """The charts by the name of their file: title, a sentence and the chart.
+def machine(model: Model) -> str:
+    """A sentence on the machine that trained a model, from its run.json."""
+    run = dict(model.run or {})
+    versions = ", ".join(f"{name} {of}" for name, of in run.pop("versions", {}).items())
+    facts = ", ".join(f"{name} {value}" for name, value in run.items())
+    return f"{model.title} was trained on: {facts}; {versions}."
 
-    Args:
-        epochs: metrics/w2v_epochs.csv; None: no chart of learning.
-    """
+
+def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
+    """The charts by the name of their file: title, a sentence and the chart."""
 
     def each(function: Callable[[pd.DataFrame], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        return {scoring.title(name): function(table) for name, table in results.tables.items()}
+        return {model.title: function(model.predictions) for model in results.models.values()}
 
-    made = {
+    shown = {
         "emotions": (
             "Recall by emotion",
             "The share of an emotion's clips that a model names. A bar leads to their clips.",
@@ -151,39 +177,40 @@ def drawn(results: Results, epochs: pd.DataFrame | None) -> dict[str, tuple[str,
             "Calibration",
             "Is a model as often right as it is sure? On the dashed line it is; below, it claims "
             "too much. A mark stands for the clips of a tenth of the range of confidence.",
-            charts.calibration(each(calibration.bins)),
+            charts.calibration(each(scoring.calibration)),
         ),
     }
-    if epochs is not None:
-        made["learning"] = (
-            f"Learning: {scoring.MODELS['w2v']}",
-            "On the training clips, each as it was when its turn came. Held-out clips are looked "
-            "at once, after the last epoch.",
-            charts.curves(epochs),
-        )
-    return made
+    for name, model in results.models.items():
+        if model.epochs is not None:
+            shown[f"learning-{name}"] = (
+                f"Learning: {model.title}",
+                "On the training clips, each as it was when its turn came. Held-out clips are "
+                "looked at once, after the last epoch.",
+                charts.curves(model.epochs),
+            )
+    return shown
 
 
-def described(results: Results) -> dict[str, Any]:
-    """What the page's script knows of the clips and of the models' answers."""
-    columns = results.described
-    models = []
-    for name, table in results.tables.items():
-        probabilities = table[list(corpus.EMOTIONS)].to_numpy()
-        models.append(
-            {
-                "name": name,
-                "title": scoring.title(name),
-                "predicted": table["predicted"].map(corpus.EMOTIONS.index).tolist(),
-                "permille": np.rint(1000 * probabilities).astype(int).tolist(),
-            }
-        )
+def for_script(results: Results) -> dict[str, Any]:
+    """The clips and the models' answers, for the page's script."""
+    columns = results.clips
     return {
         "emotions": corpus.EMOTIONS,
         "statements": SENTENCES[results.corpus],
         "quietest": clips.QUIETEST,
         "clips": {name: columns[name].tolist() for name in columns},
-        "models": models,
+        "models": [
+            {
+                "name": name,
+                "title": model.title,
+                "predicted": model.predictions["predicted"].map(corpus.EMOTIONS.index).tolist(),
+                "permille": np.rint(1000 * model.predictions[list(corpus.EMOTIONS)])
+                .astype(int)
+                .to_numpy()
+                .tolist(),
+            }
+            for name, model in results.models.items()
+        ],
     }
 
 
@@ -200,18 +227,18 @@ def as_data(values: object) -> Markup:
     return Markup(json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def render(results: Results, drawings: dict[str, tuple[str, str, Any]], sounds: Path | None) -> str:
+def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Path | None) -> str:
     """The page, as HTML.
 
     Args:
-        drawings: of `drawn`.
+        drawn: what `drawings` returns.
         sounds: the folder of the clips, 16 kHz mono WAV files; None: a page without audio, nor
             spectrograms, from which it could be had back.
 
     Raises:
         UserError: a clip is missing or no such file.
     """
-    data = described(results)
+    data = for_script(results)
     embedded = {}
     if sounds is not None:
         paths = [sounds / f"{clip}.wav" for clip in data["clips"]["clip"]]
@@ -223,7 +250,7 @@ def render(results: Results, drawings: dict[str, tuple[str, str, Any]], sounds: 
     title = corpus.TITLES[results.corpus]
     shown = [
         {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
-        for name, (title, text, chart) in drawings.items()
+        for name, (title, text, chart) in drawn.items()
     ]
     environment = Environment(
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined
@@ -239,21 +266,19 @@ def render(results: Results, drawings: dict[str, tuple[str, str, Any]], sounds: 
             *((chart["id"], chart["title"]) for chart in shown),
             ("clips", "Clips"), ("corpus", "Corpus"), ("run", "Parameters, versions, device"),
         ],
-        models=[
-            model(name, table, results.protocols[name]) for name, table in results.tables.items()
-        ],
+        models=[figures_of(name, model) for name, model in results.models.items()],
         measured=results.measured,
         published=[
             {**words, "figures": ledger.published(words)} for words in results.published
         ],
-        pairs=pairs(results.tables),
+        pairs=pairs(list(results.models.values())),
         groups=groups(results),
         emotions=corpus.EMOTIONS,
         charts=shown,
         actors=actors,
         corpus=results.audit,
         by_emotion=results.by_emotion.to_dict("records"),
-        runs=results.runs,
+        runs=[machine(model) for model in results.models.values() if model.run],
         versions=", ".join([
             f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)
         ]),

@@ -29,31 +29,33 @@ def outdated(repo: Repo, model: str) -> bool:
     return bool(set(changes(status)) - set(ELSEWHERE))
 
 
-def difference(pair: str, figures: dict[str, float]) -> str:
-    """A line on a pair of models, such as `w2v - svm`, from its figures in compare.json."""
-    titles = " - ".join(scoring.MODELS[model] for model in pair.split(" - "))
-    accuracy, uar = (scoring.as_text(figures, name, "{:+.1f}") for name in ("accuracy", "uar"))
-    return f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over actors"
+def lines(folder: Path, models: dict[str, str]) -> list[str]:
+    """The table, a line on each model's protocol and one on each pair of models.
 
-
-def lines(folder: Path) -> list[str]:
-    """The table, a line on each model's protocol and one on each pair of models, from what
-    `evaluate` and `compare` wrote to `folder`."""
+    Args:
+        folder: that `evaluate` and `compare` wrote to, such as metrics.
+        models: titles by name; those that have not been scored are left out.
+    """
     scored = {
-        model: json.loads((folder / f"{model}.json").read_text(encoding="utf-8"))
-        for model in scoring.MODELS
-        if (folder / f"{model}.json").exists()
+        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in models
+        if (folder / f"{name}.json").exists()
     }
     rows = ["| model | clips | accuracy, % | UAR, % | macro-F1, % |", "|---|---|---|---|---|"]
-    for model, figures in scored.items():
-        clips = pd.read_csv(folder / f"{model}_folds.csv")["clips"].sum()
-        cells = [scoring.as_text(figures, name) for name in scoring.RATES]
-        rows.append(f"| {scoring.MODELS[model]} | {clips} | {' | '.join(cells)} |")
+    for name, figures in scored.items():
+        clips = pd.read_csv(folder / name / "folds.csv")["clips"].sum()
+        cells = [scoring.as_text(figures, rate) for rate in scoring.RATES]
+        rows.append(f"| {models[name]} | {clips} | {' | '.join(cells)} |")
     rows += ["", "In brackets: 95 % bounds, a t interval over actors. Chance is 12.5 %."]
-    for model in scored:
-        protocol = (folder / f"{model}_protocol.txt").read_text(encoding="utf-8").strip()
-        rows.append(f"{scoring.MODELS[model]}: {protocol}.")
+    for name in scored:
+        protocol = (folder / name / "protocol.txt").read_text(encoding="utf-8").strip()
+        rows.append(f"{models[name]}: {protocol}.")
     if (folder / "compare.json").exists():
         pairs = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-        rows += [f"{difference(pair, figures)}." for pair, figures in pairs.items()]
+        for pair, figures in pairs.items():
+            titles = " - ".join(models.get(name, name) for name in pair.split(" - "))
+            accuracy, uar = (
+                scoring.as_text(figures, rate, "{:+.1f}") for rate in ("accuracy", "uar")
+            )
+            rows.append(f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over actors.")
     return rows

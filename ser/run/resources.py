@@ -23,11 +23,11 @@ def peak_memory() -> int:
 
 
 def place(made: Path) -> Path:
-    """Where the note on a file lies: by its contents, so that no other result finds it, beside
-    TensorBoard's event files."""
+    """Where the note on a file lies: by its path and contents, so that no other result finds it,
+    beside TensorBoard's event files."""
     with made.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return project.folder() / "runs" / "resources" / f"{digest[:32]}.json"
+        digest = hashlib.file_digest(file, lambda: hashlib.sha256(made.as_posix().encode()))
+    return project.folder() / "runs" / "resources" / f"{digest.hexdigest()[:32]}.json"
 
 
 def note(made: str) -> None:
