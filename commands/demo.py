@@ -15,7 +15,6 @@ from pathlib import Path
 from dvc.api import DVCFileSystem
 from ruamel.yaml import YAML
 
-from ser import params
 from ser.report import summary
 from ser.run import errors, experiments, outputs
 
@@ -40,7 +39,7 @@ These figures are of the SYNTHETIC demo corpus: they show that the pipeline work
 about human speech.
 
 The page        demo/index.html: open it in a browser
-Pictures        demo/charts/*.png
+Pictures        demo/*.png
 Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
                 dvc exp run -S lr=1e-3
 On to RAVDESS   make repro
@@ -57,7 +56,7 @@ def collect(folder: Path) -> None:
         for out in stage["outs"]:
             path = Path(out["path"])
             if path.parent.name in ("metrics", "report"):
-                files.get(out["path"], str(folder / path.name), recursive=True)
+                files.get_file(out["path"], str(folder / path.name))
 
 
 @errors.one_line
@@ -74,7 +73,7 @@ def main() -> None:
 
     with outputs.whole("demo") as folder:
         collect(folder)
-    print("\n".join(["", *summary.lines(Path("demo"), params.load().models), NEXT]))
+    print("\n".join(["", *summary.lines(Path("demo")), NEXT]))
 
 
 if __name__ == "__main__":
