@@ -150,9 +150,7 @@ class Finetuning(Section):
     weighted_layer_sum: bool
     lr: float = Field(gt=0, le=1)
     head_lr: float = Field(gt=0, le=1)
-    layer_decay: float = Field(gt=0, le=1)
     adam_betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
-    adam_eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)
     epochs: int = Field(ge=1)
@@ -162,10 +160,8 @@ class Finetuning(Section):
     warmup: Share
     decay_start: Share
     batch_growth: float = Field(ge=1)
-    average: Share
     dropout: float = Field(ge=0, lt=1)
     attention_dropout: float = Field(ge=0, lt=1)
-    layerdrop: float = Field(ge=0, lt=1)
     mask_time_prob: Share
     mask_time_length: int = Field(ge=1)
     mask_feature_prob: Share

@@ -9,7 +9,7 @@ Reads:  data/features/clips.arrow, data/folds.csv, data/checkpoint, the top-leve
 Writes: data/w2v/fold_K/
             predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion;
                 a row per held-out clip, sorted by clip
-            curve.csv: step, epoch, loss, accuracy, lr (what the schedule makes of `lr`), grad_norm,
+            curve.csv: step, epoch, loss, accuracy, lr (`lr` by the schedule), grad_norm,
                 batch_size; a row per optimizer step
             epochs.csv: epoch; loss, accuracy, uar of the training clips, each as it was when its
                 turn came; with `select: inner` also inner_loss, inner_accuracy, inner_uar of the
@@ -23,11 +23,44 @@ Writes: data/w2v/fold_K/
 
 import argparse
 import os
-from functools import partial
 
 from ser import params
-from ser.finetune import card, device, finetuning, loop
+from ser.encoder import checkpoint
+from ser.finetune import card, device, train
 from ser.run import errors, launch, outputs, project, resources
+
+
+def protocol(settings: params.Params) -> str:
+    """What was trained, in one line for the metrics."""
+    pretrained = checkpoint.weights(train.CHECKPOINT) is not None
+    start = "pretrained" if pretrained else "from scratch, no pretraining"
+    trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""
+    head = ", head over all layers" if settings.head == "layers" else ""
+    if head and settings.head_probe is not None:
+        head += " from a probe"
+    chosen = "last epoch"
+    if settings.select == "inner":
+        chosen = "best epoch on an inner fold of training actors"
+    return (
+        f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, "
+        f"{settings.schedule}, lr {settings.lr:g}{head}, {chosen}"
+    )
+
+
+def forecast(seconds: float, folds: int, settings: params.Params, on_cpu: bool) -> str:
+    """The time for one fold and for all, in one line, and how to make it shorter when that is
+    hours."""
+    every = seconds * folds
+    text = (
+        f"about {seconds / 60:.0f} min for this fold, {every / 3600:.1f} h for all {folds}, "
+        "on this machine"
+    )
+    if every > 2 * 3600:
+        shorter = ["fewer folds (-S folds=[0])", "fewer epochs"]
+        shorter += ["frozen layers (-S frozen_layers=6)"] if not settings.frozen_layers else []
+        shorter += ["a CUDA GPU"] if on_cpu else ["more of them (`accelerate config`)"]
+        text += f"; shorter: {', '.join(shorter)}"
+    return text
 
 
 @errors.one_line
@@ -37,32 +70,28 @@ def main() -> None:
     parser.add_argument("fold", type=int)
     fold = parser.parse_args().fold
     settings = params.load()
-    most = finetuning.most_processes(settings)
-    launch.processes("stages.w2v_finetune", str(fold), most=most)
+    launch.processes("stages.w2v_finetune", str(fold), most=settings.batch_size)
 
-    training, table = finetuning.prepare(settings, fold, inner=settings.select == "inner")
-    saved = finetuning.saved_state(settings, training)
-    resumed = saved.path.exists()
-    experiment = os.environ.get("DVC_EXP_NAME", "workspace")
-    log = project.folder() / "runs" / experiment / f"fold_{fold}"
-    forecast = partial(
-        finetuning.forecast, folds=table["fold"].nunique(), settings=settings, training=training
-    )
-    loop.run(training, saved, f"fold {fold}", log, forecast)
+    accelerator = device.accelerator(settings.precision)
+    saved = train.state_file(settings, fold, accelerator)
+    training = train.prepare(settings, fold, accelerator, settings.select == "inner", saved)
+    resumed = training.done > 0
+    folds, on_cpu = training.table["fold"].nunique(), accelerator.device.type == "cpu"
+    log = project.folder() / "runs" / os.environ.get("DVC_EXP_NAME", "workspace") / f"fold_{fold}"
+    train.run(training, saved, log, lambda seconds: forecast(seconds, folds, settings, on_cpu))
     curve, epochs = training.finish()
-    predictions = finetuning.predictions(training, table, fold)
-    training.accelerator.end_training()  # the processes need each other no more
-    if not training.accelerator.is_main_process:
+    predictions = training.predictions()
+    accelerator.end_training()  # the processes need each other no more
+    if not accelerator.is_main_process:
         return
 
-    protocol = finetuning.protocol(settings)
-    actors = sorted(set(table.loc[training.numbers, "actor"]))
+    actors = sorted(set(training.table.loc[training.numbers, "actor"]))
     with outputs.whole(f"data/models/w2v/fold_{fold}") as folder:
         training.encoder.save(folder)
         text = card.write(
             predictions,
             actors,
-            protocol,
+            protocol(settings),
             settings.corpus,
             settings.trim_db,
             training.encoder.not_pipeline,
@@ -73,9 +102,9 @@ def main() -> None:
         predictions.to_csv(folder / "predictions.csv", index=False)
         curve.to_csv(folder / "curve.csv", index=False)
         epochs.to_csv(folder / "epochs.csv", index=False)
-        (folder / "protocol.txt").write_text(protocol + "\n", encoding="utf-8")
-        outputs.write_json(folder / "run.json", device.describe(training.accelerator))
-    saved.remove()
+        (folder / "protocol.txt").write_text(protocol(settings) + "\n", encoding="utf-8")
+        outputs.write_json(folder / "run.json", device.describe(accelerator))
+    saved.unlink(missing_ok=True)
     if not resumed:
         resources.note(f"data/w2v/fold_{fold}/predictions.csv")
     last = epochs.iloc[-1]

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,9 @@ def load(
     seed: int,
     freeze_cnn: bool = True,
     headless: bool = True,
+    head: Callable[[int, int], torch.nn.Module] | None = None,
+    head_dropout: float = 0.0,
+    draws: Any = None,
     **changes: object,
 ) -> Encoder:
     """An encoder under a head for our emotions: the checkpoint's weights, or all weights new if it
@@ -157,6 +160,7 @@ def load(
         seed: of the new weights.
         freeze_cnn: whether the convolutions stay as they are.
         headless: whether the weights may lack transformers' own head, which is then made anew.
+        head, head_dropout, draws: as of `Encoder`.
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
@@ -175,7 +179,7 @@ def load(
         with foreign(name, "no model comes of its configuration"):
             model = transformers.AutoModelForAudioClassification.from_config(config)
             kind.start(model)
-            return tried(kind(model, extractor, name, freeze_cnn))
+            return tried(kind(model, extractor, name, freeze_cnn, head, head_dropout, draws))
     with foreign(name, "weights do not load"):
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder,
@@ -204,7 +208,7 @@ def load(
         # transformers (5.23) leaves them as the memory was.
         model.layer_weights.data.fill_(1 / len(model.layer_weights))
     with foreign(name, "no model comes of its configuration"):
-        return tried(kind(model, extractor, name, freeze_cnn))
+        return tried(kind(model, extractor, name, freeze_cnn, head, head_dropout, draws))
 
 
 def tried(encoder: Encoder) -> Encoder:

@@ -1,5 +1,5 @@
-"""What training draws at random inside an encoder: for each clip from a generator of its own, so
-that what becomes of a clip does not depend on what it is batched with, nor on where."""
+"""Dropout and SpecAugment drawn for each clip from a generator of its own, so that a clip's result
+does not depend on what it is batched with, nor on the device."""
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ class Draws:
     """The random numbers of one batch.
 
     Attributes:
-        generators: one per clip; empty: nothing is drawn.
+        generators: one per clip; empty before the first batch.
         keys: a random number for each frame of each clip, int32, shape (clips, frames).
     """
 
     def __init__(self) -> None:
+        """Begin without a batch: nothing is drawn."""
         self.generators: list[np.random.Generator] = []
         self.keys = torch.empty(0, 0, dtype=torch.int32)
 
@@ -32,12 +33,9 @@ class Draws:
             row[:count] = generator.integers(-(2**31), 2**31, count, np.int32)
         self.generators, self.keys = generators, send(torch.from_numpy(keys), device)
 
-    def end(self) -> None:
-        """Nothing is drawn from here on."""
-        self.generators = []
-
     def spans(self, lengths: torch.Tensor, share: float, length: int, least: int) -> torch.Tensor:
-        """Places that SpecAugment hides, True, shape (clips, the longest), where the batch is.
+        """SpecAugment's mask: True where a place is hidden, shape (clips, the longest), on the
+        batch's device.
 
         Args:
             lengths: places of each clip, on the CPU.
@@ -49,7 +47,7 @@ class Draws:
         """
         hidden = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.bool)
         for row, places in enumerate(lengths.tolist()):
-            # transformers draws from NumPy's global one
+            # transformers draws from NumPy's global generator
             np.random.seed(self.generators[row].integers(2**32))
             drawn = _compute_mask_indices((1, places), share, length, min_masks=least)
             hidden[row, :places] = torch.from_numpy(drawn[0])
@@ -57,39 +55,36 @@ class Draws:
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, but of each value it is decided by a hash of its clip's and frame's key and
-    of its channel: the same on every device, in every batch; and on CPUs faster than torch's.
+    """Dropout by a hash of the clip's and frame's key and of the channel: the same on every device,
+    in every batch; and on CPUs faster than torch's.
 
     Values are (clips, frames, channels), or (clips, channels), which take the key of the first
-    frame. Where nothing is drawn, as outside of training, it is torch's own.
+    frame. Outside of training, and before the first batch, it is torch's own.
     """
 
-    draws: Draws
-    number: int  # of this module in its model: another one, other decisions
+    def __init__(self, p: float, draws: Draws, number: int):
+        """Drop a share `p`; modules of other numbers drop other values."""
+        super().__init__(p)
+        self.draws, self.number = draws, number
+        self.odd: torch.Tensor | None = None  # a random odd number for each channel, int32
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` with a share `p` of them zero and the others that much larger, when training."""
+        """`values`, in training with a share `p` of them zero and the others scaled up."""
         if not (self.training and self.p and self.draws.generators):
             return super().forward(values)
-        keys, channels = self.draws.keys, self.channels(values.shape[-1], values.device)
-        mixed = (keys[:, :1] if values.ndim == 2 else keys[..., None]) * channels
+        if self.odd is None:
+            generator = np.random.default_rng(self.number)
+            drawn = generator.integers(-(2**31), 2**31, values.shape[-1], np.int32)
+            self.odd = torch.from_numpy(drawn | 1).to(values.device)
+        keys = self.draws.keys
+        mixed = (keys[:, :1] if values.ndim == 2 else keys[..., None]) * self.odd
         mixed ^= mixed >> 13
         mixed *= ODD
         return values * (mixed >= round(self.p * 2**32) - 2**31) * (1 / (1 - self.p))
 
-    def channels(self, count: int, device: torch.device) -> torch.Tensor:
-        """An odd random number for each channel, int32, always the same."""
-        if not hasattr(self, "odd"):
-            drawn = np.random.default_rng(self.number).integers(-(2**31), 2**31, count, np.int32)
-            self.odd = torch.from_numpy(drawn | 1).to(device)
-        return self.odd
 
-
-def replace_dropout(model: nn.Module) -> Draws:
-    """Make every dropout in `model` one that draws from what is returned."""
-    draws = Draws()
-    for number, module in enumerate(model.modules()):
+def replace_dropout(model: nn.Module, draws: Draws) -> None:
+    """Put a `Dropout` that takes its numbers from `draws` in the place of every torch dropout."""
+    for number, (name, module) in enumerate(list(model.named_modules())):
         if type(module) is nn.Dropout:
-            module.__class__ = Dropout
-            module.__dict__.update(draws=draws, number=number)
-    return draws
+            model.set_submodule(name, Dropout(module.p, draws, number))

@@ -1,4 +1,4 @@
-"""Fine-tuned models, with the head that they were trained with."""
+"""Fine-tuned models, under the head that they were trained with."""
 
 from pathlib import Path
 
@@ -11,19 +11,18 @@ from ser.run.errors import UserError
 
 
 def load(folder: Path) -> Encoder:
-    """The model that `Encoder.save` wrote into `folder`, ready to predict: with everything that is
-    random in training off.
+    """The model that `Encoder.save` wrote into `folder`, in eval mode.
 
     Raises:
         UserError: there is none, it has no head for our emotions, or it does not load.
     """
-    head = folder / HEAD_FILE
+    own_head = folder / HEAD_FILE
     if not (folder / "config.json").exists() or checkpoint.weights(folder) is None:
         raise UserError(f"{folder}: no model there")
-    encoder = checkpoint.load(folder, str(folder), seed=0, headless=head.exists())
-    if head.exists():
-        encoder.head = LayersHead(len(encoder.layers), encoder.width)
-        with checkpoint.foreign(str(head), "does not load"):
-            load_model(encoder.head, head)
-            checkpoint.tried(encoder)
+    if not own_head.exists():
+        return checkpoint.load(folder, str(folder), seed=0, headless=False).eval()
+    encoder = checkpoint.load(folder, str(folder), seed=0, head=LayersHead)
+    with checkpoint.foreign(str(own_head), "does not load"):
+        load_model(encoder.head, own_head)
+        checkpoint.tried(encoder)
     return encoder.eval()

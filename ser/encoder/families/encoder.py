@@ -1,6 +1,7 @@
 """What training, embedding and prediction ask of a pretrained encoder, whatever its family."""
 
 import abc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,7 +27,7 @@ class HiddenStates(NamedTuple):
     Attributes:
         layers: what enters the first transformer layer, then what each layer makes of it; a tensor
             of shape (batch, frames, width) each. What stands behind a clip's own frames is
-            undefined. In training a layer that is skipped by chance (layerdrop) is missing.
+            undefined.
         last: what transformers' classifiers look at, (batch, frames, width): the last of `layers`,
             in some models after one more layer norm.
         mask: True for a clip's own frames, (batch, frames).
@@ -58,9 +59,10 @@ class Encoder(nn.Module, abc.ABC):
         layers: its transformer layers, in order.
         cnn: the convolutions, where they see the clip itself and can be skipped; else None.
         below: modules and parameters that come before the layers, but for `cnn`.
-        head: makes logits of hidden states in place of transformers' own head; None: that one does.
+        head: a module from `HiddenStates` to logits, in place of transformers' own head; None: that
+            one is used.
         head_dropout: before the last layer of transformers' own head.
-        draws: what is random in training, see ser/finetune/draws.py; None: nothing is.
+        draws: the random numbers of training, see ser/finetune/draws.py; None outside of it.
         width: channels of a hidden state.
         shortest, longest: samples that a clip may have; `longest` is None where there is no limit.
     """
@@ -82,6 +84,9 @@ class Encoder(nn.Module, abc.ABC):
         extractor: Any,
         name: str,
         freeze_cnn: bool,
+        head: Callable[[int, int], nn.Module] | None = None,
+        head_dropout: float = 0.0,
+        draws: Any = None,
     ):
         """Wrap `model`.
 
@@ -90,17 +95,29 @@ class Encoder(nn.Module, abc.ABC):
             name: of the checkpoint, for messages.
             freeze_cnn: whether what comes before the transformer layers' own inputs, the
                 convolutions, stays as it is.
+            head: makes `head` for so many layers of so many channels; None: transformers' own head.
+            head_dropout: of transformers' own head.
+            draws: the attribute.
         """
         super().__init__()
         self.model, self.extractor, self.name = model, extractor, name
-        self.freeze_cnn = freeze_cnn
+        self.freeze_cnn, self.draws = freeze_cnn, draws
+        self.head_dropout = nn.Dropout(head_dropout)
         self.cnn: Any = None
         self.head: Any = None
-        self.head_dropout = nn.Dropout(0.0)
-        self.draws: Any = None
         self.width = model.config.hidden_size
         if model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(layers.ATTENTION)
+        self.adapt(model)
+        if head:
+            for parameter in self.parameters_of_head():
+                parameter.requires_grad_(False)
+            self.head = head(len(self.layers), self.width)
+
+    @abc.abstractmethod
+    def adapt(self, model: Any) -> None:
+        """Prepare `model` for padded batches of inputs, and set the attributes that depend on its
+        architecture: `layers`, `cnn`, `below`, `shortest`, `longest`."""
 
     @staticmethod
     @abc.abstractmethod
@@ -115,14 +132,11 @@ class Encoder(nn.Module, abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
-        """What the params' regularisation means for this family.
+        """Regularisation as the params have it.
 
         Returns:
-            fields of the model's configuration that say it, and a line for each knob that is set
-            but would do harm, and is ignored.
-
-        Raises:
-            UserError: knobs that exclude each other.
+            the fields of the model's configuration for it, and a line for each knob that is set but
+            would do harm, and is ignored.
         """
 
     def check_length(self, clip: str, samples: int) -> None:
@@ -233,16 +247,6 @@ class Encoder(nn.Module, abc.ABC):
             return list(self.head.parameters())
         named = self.model.named_parameters()
         return [parameter for name, parameter in named if name.startswith(HEAD)]
-
-    def depths(self) -> dict[nn.Parameter, int]:
-        """How many transformer layers stand between each parameter and the head."""
-        depths = dict.fromkeys(self.parameters(), 0)
-        for part in self.below if self.cnn is None else (*self.below, self.cnn):
-            parameters = [part] if isinstance(part, nn.Parameter) else part.parameters()
-            depths.update(dict.fromkeys(parameters, len(self.layers)))
-        for number, layer in enumerate(self.layers):
-            depths.update(dict.fromkeys(layer.parameters(), len(self.layers) - 1 - number))
-        return depths
 
     @property
     def not_pipeline(self) -> str | None:

@@ -13,7 +13,6 @@ from ser.encoder.families import encoder
 from ser.encoder.families.encoder import Encoder, HiddenStates
 from ser.encoder.scratch import FILTER_TAPS, filter_bank
 from ser.params import Params
-from ser.run.errors import UserError
 
 
 class Waveform(Encoder):
@@ -43,10 +42,9 @@ class Waveform(Encoder):
         "masked_spec_embed",
     )
 
-    def __init__(self, model: Any, extractor: Any, name: str, freeze_cnn: bool):
-        super().__init__(model, extractor, name, freeze_cnn)
+    def adapt(self, model: Any) -> None:
         base = model.base_model
-        self.cnn = base.feature_extractor.requires_grad_(not freeze_cnn)
+        self.cnn = base.feature_extractor.requires_grad_(not self.freeze_cnn)
         # transformers wants a gradient of the CNN's input for gradient checkpointing: nobody needs
         # it here.
         self.cnn._requires_grad = False
@@ -85,17 +83,11 @@ class Waveform(Encoder):
 
     @staticmethod
     def regularisation(settings: Params) -> tuple[dict[str, object], list[str]]:
-        for knob, value in (("weighted_layer_sum", True), ("head", "layers")):
-            if settings.layerdrop and getattr(settings, knob) == value:
-                raise UserError(
-                    f"layerdrop = {settings.layerdrop}: not with {knob}: {str(value).lower()}, "
-                    "which looks at all layers"
-                )
         changes: dict[str, object] = {
             "hidden_dropout": settings.dropout,
             "feat_proj_dropout": settings.dropout,
             "attention_dropout": settings.attention_dropout,
-            "layerdrop": settings.layerdrop,
+            "layerdrop": 0.0,  # a skipped layer would be missing from the hidden states
             "apply_spec_augment": settings.mask_time_prob + settings.mask_feature_prob > 0,
             "mask_time_prob": settings.mask_time_prob,
             "mask_time_length": settings.mask_time_length,
