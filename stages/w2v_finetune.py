@@ -23,11 +23,12 @@ Writes: data/w2v/fold_K/
 
 import argparse
 import os
+import sys
 from functools import partial
 
 from ser import params
 from ser.finetune import card, device, finetuning, loop
-from ser.run import errors, launch, outputs, project, resources
+from ser.run import errors, outputs, processes, project, resources
 
 
 @errors.one_line
@@ -38,7 +39,9 @@ def main() -> None:
     fold = parser.parse_args().fold
     settings = params.load()
     most = finetuning.most_processes(settings)
-    launch.processes("stages.w2v_finetune", str(fold), most=most)
+    code = processes.launch("stages.w2v_finetune", str(fold), most=most)
+    if code is not None:
+        sys.exit(code)
 
     training, table = finetuning.prepare(settings, fold, inner=settings.select == "inner")
     saved = finetuning.saved_state(settings, training)

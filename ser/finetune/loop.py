@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ser.finetune.state import Store
-from ser.run import errors, launch
+from ser.run import errors, processes
 
 PAUSE = 1.0  # seconds between looks at what the steps left behind, since a GPU has to wait for them
 FORECAST = 20  # seconds after which it is known how long the rest will take
@@ -132,7 +132,7 @@ def run(
                 bar.write(forecast(seconds), file=sys.stderr)
                 said = True
             # One process told to stop stops all; and all agree when to look again.
-            told = float(bool(signals) or launch.orphaned())
+            told = float(bool(signals) or processes.orphaned())
             shared = torch.tensor([told, now - look], device=accelerator.device)
             told, seconds = accelerator.reduce(shared, "sum").tolist()
             pause = PAUSE * accelerator.num_processes * every / max(seconds, 1e-6)
