@@ -23,11 +23,12 @@ Writes: data/w2v/fold_K/
 
 import argparse
 import os
+import sys
 
 from ser import params
 from ser.encoder import checkpoint
 from ser.finetune import card, device, train
-from ser.run import errors, launch, outputs, project, resources
+from ser.run import errors, outputs, processes, project, resources
 
 
 def protocol(settings: params.Params) -> str:
@@ -70,7 +71,9 @@ def main() -> None:
     parser.add_argument("fold", type=int)
     fold = parser.parse_args().fold
     settings = params.load()
-    launch.processes("stages.w2v_finetune", str(fold), most=settings.batch_size)
+    code = processes.launch("stages.w2v_finetune", str(fold), most=settings.batch_size)
+    if code is not None:
+        sys.exit(code)
 
     accelerator = device.accelerator(settings.precision)
     saved = train.state_file(settings, fold, accelerator)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def make(
         "checkpoint": "tiny", "freeze_cnn": weights, "lr": 2e-3, "head_lr": 2e-3, "epochs": 3,
         "batch_size": 8, "micro_batch": 3, "precision": "fp32", "mask_time_length": 2, **changes,
     })  # fmt: skip
+    YAML().dump(values, folder / "params.yaml")
+    return folder
+
+
+def again(trained: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a folder in which fold 0 is not yet trained, with other params."""
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
+    values = YAML().load(folder / "params.yaml")
+    values.update(changes)
     YAML().dump(values, folder / "params.yaml")
     return folder
 

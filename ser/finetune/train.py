@@ -42,7 +42,7 @@ from ser.finetune import device, progress
 from ser.finetune.clips import Clips, send
 from ser.finetune.draws import Draws, replace_dropout
 from ser.finetune.head import LayersHead
-from ser.run import errors, launch, outputs, project, signals
+from ser.run import errors, outputs, processes, project, signals
 from ser.run.errors import UserError
 
 CHECKPOINT = Path("data/checkpoint")
@@ -606,7 +606,7 @@ def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], 
             seen = training.done
             # A signal to one process stops all; and all agree when to look again.
             now = time.monotonic()
-            stop = float(bool(caught) or launch.orphaned())
+            stop = float(bool(caught) or processes.orphaned())
             shared = torch.tensor([stop, now - looked], device=accelerator.device)
             stop, seconds = accelerator.reduce(shared, "sum").tolist()
             fitting = LOOK_SECONDS * accelerator.num_processes * pause / max(seconds, 1e-6)

@@ -2,11 +2,14 @@
 
 import functools
 import io
+import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 LONGEST = 1000  # characters of a message
 
@@ -44,7 +47,7 @@ def while_loading() -> None:
     name = sys.orig_argv[sys.orig_argv.index("-m") + 1].rpartition(".")[2]
 
     def stop(number: int, _: object) -> None:
-        if os.environ.get("RANK", "0") == "0":
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             os.write(2, f"{name}: interrupted\n".encode())
         os._exit(128 + number)
 
@@ -72,24 +75,22 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
             main()
             return
         except UserError as error:
-            message, code = f"{stage}: {error}", 1
+            message, code = str(error), 1
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise
             name = error.filename or "disk"
             where = as_line(os.fsdecode(name) if isinstance(name, bytes) else str(name))
-            message, code = f"{stage}: {where}: {error.strerror}", 1
+            message, code = f"{where}: {error.strerror}", 1
         except KeyboardInterrupt as stop:
-            said, number = stop.args or ("interrupted", signal.SIGINT)
-            # Of several processes one speaks.
-            message = f"{stage}: {said}" if os.environ.get("RANK", "0") == "0" else ""
+            message, number = stop.args or ("interrupted", signal.SIGINT)
             code = 128 + number
-        busy = main.__module__ == "__main__" and threading.active_count() > 1
-        if code == 1 and not busy:
-            sys.exit(message)
-        if message:
-            print(message, file=sys.stderr)
-        if busy:
+        if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            # One of several processes: their launcher shows what the first of them reports.
+            Path(report).write_text(json.dumps({"message": message, "timestamp": time.time()}))
+        else:
+            print(f"{stage}: {message}", file=sys.stderr)
+        if main.__module__ == "__main__" and threading.active_count() > 1:
             # Python would take apart threads that are still at work, and abort if one is in C++.
             sys.stdout.flush()
             sys.stderr.flush()

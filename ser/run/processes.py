@@ -1,0 +1,141 @@
+"""Several processes for one stage, where `accelerate config` has asked for them on this machine.
+
+torch's own launcher starts them and watches over them. What is ours is what a user sees: one line.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate.commands.config import config_args
+from accelerate.commands.config.config_args import ClusterConfig
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ser.run.errors import Stopped, UserError
+
+GRACE = 120  # seconds in which a group that is told to stop has to finish its step and save
+PARENT = os.getppid()
+
+
+def orphaned() -> bool:
+    """Tell whether the launcher of this process, or DVC as that of a stage, has been killed: nobody
+    waits for the result, and a second run may start."""
+    watched = "LOCAL_RANK" in os.environ or "DVC_STAGE" in os.environ
+    return watched and os.getppid() != PARENT
+
+
+def configured() -> ClusterConfig | None:
+    """Accelerate's configuration of this machine; None if it asks for a single process.
+
+    Raises:
+        UserError: a broken configuration file.
+    """
+    file = config_args.default_config_file
+    if not Path(file).exists():
+        return None
+    try:
+        config = config_args.load_config_from_file(file)
+        return config if config.num_processes > 1 else None
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: {error}; `accelerate config` writes a good one") from None
+
+
+def launch(module: str, *arguments: str, most: int) -> int | None:
+    """Run `python -m module arguments` in as many processes as `accelerate config` asks for.
+
+    Neither `cmd` in dvc.yaml nor params.yaml names GPUs or machines, so their number leaves a
+    stage's identity alone.
+
+    Args:
+        most: number of processes that have something to do.
+
+    Returns:
+        None in a process that shall do the work itself: the only one, or one of the group; else the
+        group's exit code.
+
+    Raises:
+        UserError: more than `most` processes, a broken configuration file, machines that do not
+            meet, or the first mistake of one of the processes.
+        Stopped: by a signal; the processes have ended.
+    """
+    if "LOCAL_RANK" in os.environ:
+        if not torch.cuda.is_available():
+            # or Accelerate takes each process for the only one
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        return None
+    config = configured()
+    if config is None:
+        return None
+    count = config.num_processes
+    if count > most:
+        raise UserError(
+            f"{count} processes for the {most} clips of a step; batch_size is kept: start fewer"
+        )
+    here = count // config.num_machines
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    if config.use_cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif config.gpu_ids not in (None, "all"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.gpu_ids
+    threading.Thread(target=stop_if_orphaned, daemon=True).start()
+    logging.disable()  # torch's pages on what ends in one line here, too
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            elastic_launch(group(config, folder), sys.executable)("-m", module, *arguments)
+        except SignalException as stop:
+            reports = [json.loads(file.read_text()) for file in Path(folder).rglob("error.json")]
+            message = reports[0]["message"] if reports else "interrupted"
+            raise Stopped(message, stop.sigval) from None
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if Path(failure.error_file).exists():  # written by `errors.one_line`
+                raise UserError(failure.message) from None
+            if failure.exitcode < 0:
+                raise UserError(f"process {rank} of {count}: {failure.message}") from None
+            for log in Path(folder).rglob(f"{failure.local_rank}/stderr.log"):  # a bug
+                sys.stderr.write(log.read_text())
+            return failure.exitcode
+        except torch.distributed.DistError as error:
+            raise UserError(f"the machines of `accelerate config` do not meet: {error}") from None
+    return 0
+
+
+def group(config: ClusterConfig, folder: str) -> LaunchConfig:
+    """This machine's part of the group; all but its first process write standard error to a log
+    below `folder`."""
+    here = config.num_processes // config.num_machines
+    if config.num_machines == 1:
+        where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"}
+    else:
+        address = f"{config.main_process_ip}:{config.main_process_port}"
+        where = {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": address,
+            "rdzv_configs": {"rank": config.machine_rank},
+        }
+    return LaunchConfig(
+        min_nodes=config.num_machines,
+        max_nodes=config.num_machines,
+        nproc_per_node=here,
+        max_restarts=0,
+        shutdown_timeout=GRACE,
+        logs_specs=DefaultLogsSpecs(folder, dict.fromkeys(range(1, here), Std.ERR)),
+        **where,
+    )
+
+
+def stop_if_orphaned() -> None:
+    """Wait until DVC has been killed, then stop this process and so its group."""
+    while not orphaned():
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
