@@ -8,16 +8,18 @@ Writes: data/raw/Actor_XX/*.wav: the clips as published, or synthetic ones for `
         metrics/corpus.json: clips, actors, seconds, sample_rate (Hz), stereo_files, duplicates
             (pairs of files with the same content)
         metrics/corpus.csv: emotion, clips, actors, seconds; a row per emotion
-        ~/.cache/ravdess/ (or $XDG_CACHE_HOME/ravdess/): the downloaded archive, for the next time
+        the user's cache folder, ~/.cache/ravdess/ on Linux: the downloaded archive, for the next
+            time
 """
 
 from pathlib import Path
 
 import pandas as pd
+import pooch
 import soundfile
 
 from ser import corpus, params
-from ser.corpora import ravdess, transfer
+from ser.corpora import ravdess, synthesis
 from ser.run import errors, outputs
 
 
@@ -42,7 +44,7 @@ def measure(folder: Path, md5s: dict[str, str]) -> pd.DataFrame:
 
 
 def figures(clips: pd.DataFrame) -> dict[str, float]:
-    """What metrics/corpus.json holds."""
+    """The figures of metrics/corpus.json, from the table of `measure`."""
     alike = clips["md5"].value_counts()
     [rate] = clips["rate"].unique()
     return {
@@ -56,7 +58,7 @@ def figures(clips: pd.DataFrame) -> dict[str, float]:
 
 
 def by_emotion(clips: pd.DataFrame) -> pd.DataFrame:
-    """What metrics/corpus.csv holds."""
+    """The table of metrics/corpus.csv: clips, actors and seconds per emotion."""
     table = clips.groupby("emotion").agg(
         clips=("clip", "size"), actors=("actor", "nunique"), seconds=("seconds", "sum")
     )
@@ -75,11 +77,11 @@ def main() -> None:
             md5s = ravdess.read_manifest(ravdess.MANIFEST)
             ravdess.unpack(source, folder, md5s)
         else:
-            from ser.corpora import synthesis  # whose SciPy takes a second to load
-
             synthesis.write(folder, settings.demo.takes, settings.demo.seconds)
-            paths = folder.rglob("*.wav")
-            md5s = {path.relative_to(folder).as_posix(): transfer.checksum(path) for path in paths}
+            md5s = {
+                path.relative_to(folder).as_posix(): pooch.file_hash(path, alg="md5")
+                for path in folder.rglob("*.wav")
+            }
         clips = measure(folder, md5s)
         outputs.write_json(output("metrics/corpus.json"), figures(clips))
         by_emotion(clips).to_csv(output("metrics/corpus.csv"), lineterminator="\n")

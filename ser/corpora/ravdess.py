@@ -2,48 +2,41 @@
 
 import functools
 import hashlib
-import lzma
 import os
-import struct
 import zipfile
-import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import BinaryIO
 
+import filelock
+import pooch
+import requests
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3 import Retry
 
-from ser.corpora import transfer
 from ser.run.errors import UserError
 
 ARCHIVE = "Audio_Speech_Actors_01-24.zip"
 URL = f"https://zenodo.org/records/1188976/files/{ARCHIVE}?download=1"
-SIZE = 208_468_073  # bytes
 MD5 = "bc696df654c87fed845eb13823edef8a"
 MANIFEST = Path(__file__).with_name("ravdess.md5")
 
-# An archive can fill neither memory nor disk, nor keep us busy for ever.
-LARGEST = 1 << 24  # bytes read of a clip; none has a tenth of it
-COPIES = 8  # of a clip that are tried
-TABLE = 1 << 24  # bytes of a zip's table of contents; with a path of 50 letters, 170,000 members
-
-# What zipfile raises on an archive that is cut short, damaged, encrypted (RuntimeError) or packed
-# by a method it does not know (NotImplementedError, which is one of these).
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
+# Zenodo answers 429 to anonymous libraries and asks clients to say who they are and what for.
+USER_AGENT = (
+    "ravdess-pipeline/0.1.0 "
+    "(speech emotion recognition; fetches the RAVDESS speech archive once and keeps it)"
 )
-
-Copy = tuple[str, Callable[[], IO[bytes]]]  # a file's path in its zip or folder; what opens it
+# Pauses of 0, 2, 4, 8 and 16 s, or what the server's Retry-After says.
+RETRY = Retry(
+    total=5,
+    backoff_factor=1,
+    retry_after_max=120,
+    status_forcelist=(408, 429, 500, 502, 503, 504),
+    raise_on_status=False,
+)
+TIMEOUT = 30  # seconds of silence after which a server counts as stalled
+BLOCK = 1 << 16  # bytes
 
 
 def read_manifest(path: Path) -> dict[str, str]:
@@ -59,153 +52,134 @@ def locate() -> Path:
     was kept from an earlier time.
 
     Raises:
-        UserError: RAVDESS_ARCHIVE names nothing that exists, the download fails, or there is no
-            home folder to keep it in.
+        UserError: RAVDESS_ARCHIVE names nothing that exists, or the download fails.
     """
     if named := os.environ.get("RAVDESS_ARCHIVE"):
         source = Path(named)
-        if not (source.is_dir() or source.is_file()):
+        if not source.exists():
             raise UserError(
                 f"RAVDESS_ARCHIVE={named}: no such zip or folder (looked for {source.absolute()})"
             )
         return source
+    url = os.environ.get("RAVDESS_URL") or URL
+    cache = pooch.os_cache("ravdess")
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ravdess"
-    except RuntimeError:
+        return Path(pooch.retrieve(url, f"md5:{MD5}", ARCHIVE, cache, downloader=resume))
+    except (OSError, ValueError) as error:  # requests raises the one, pooch the other: wrong md5
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:  # wrapped by requests and urllib3
+            cause = inner
         raise UserError(
-            "no home folder to keep the archive in: set XDG_CACHE_HOME to a folder, or "
-            "RAVDESS_ARCHIVE to the zip or to the folder it unpacks to"
-        ) from None
-    try:
-        return transfer.download(os.environ.get("RAVDESS_URL") or URL, cache / ARCHIVE, SIZE, MD5)
-    except UserError as error:
-        raise UserError(
-            f"{error}. Try again later, or set RAVDESS_ARCHIVE "
+            f"{url}: {cause} (to be kept in {cache}). Try again later, or set RAVDESS_ARCHIVE "
             "to the zip or to the folder it unpacks to"
         ) from None
+
+
+def resume(url: str, output: str, _: object) -> None:
+    """Download a file, going on from what an earlier attempt left: a downloader for pooch.
+
+    What has come so far lies beside the output as NAME.part. A connection that breaks is opened
+    again as long as each brings something.
+
+    Raises:
+        requests.RequestException: the server cannot be reached, refuses or stalls.
+        OSError: full or read-only disk.
+    """
+    part = Path(output).with_name(f"{ARCHIVE}.part")
+    with (
+        filelock.FileLock(f"{part}.lock"),
+        part.open("ab") as file,
+        requests.Session() as session,
+    ):
+        # A compressed body would make byte ranges mean something else.
+        session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+        session.mount("http://", HTTPAdapter(max_retries=RETRY))
+        session.mount("https://", HTTPAdapter(max_retries=RETRY))
+        while True:
+            start = file.tell()
+            try:
+                append(session, url, file)
+                break
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                if file.tell() <= start:
+                    raise
+    part.replace(output)
+
+
+def append(session: requests.Session, url: str, file: BinaryIO) -> None:
+    """Request what an unfinished file lacks; all of it, if the server knows no ranges."""
+    lacking = {"Range": f"bytes={file.tell()}-"}
+    with session.get(url, headers=lacking, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:  # nothing beyond what is here: the checksum decides
+            return
+        if not response.ok:
+            raise requests.HTTPError(f"HTTP {response.status_code} {response.reason}")
+        if response.status_code != 206:
+            file.seek(0)
+            file.truncate()
+        total = file.tell() + int(response.headers.get("Content-Length", 0))
+        bar = {"desc": ARCHIVE, "initial": file.tell(), "mininterval": 1}
+        with tqdm.wrapattr(file, "write", total, **bar) as counted:
+            for block in response.iter_content(BLOCK):
+                counted.write(block)
 
 
 def unpack(source: Path, folder: Path, manifest: dict[str, str]) -> None:
     """Copy the clips of the manifest from a zip or folder to `folder`, and check each on the way.
 
-    A clip may lie anywhere in the source and more than once; the first copy whose md5 is that of
-    the manifest counts. What else there is does not matter. One core does it, in 3 to 6 seconds: a
+    A clip may lie anywhere in the source and more than once; a copy whose md5 is that of the
+    manifest counts. What else there is does not matter. One core does it, in 3 to 6 seconds: a
     second one gained next to nothing.
 
     Raises:
-        UserError: the source is no zip, a damaged one, or one with paths that lead outside; a clip
-            is missing, or no copy of it is the published one.
+        UserError: the source is no zip, a damaged one, or no copy of a clip is the published one.
     """
-    with contents(source) as files:
-        copies = sort_copies(files, {PurePosixPath(name).name for name in manifest})
-        missing = [name for name in manifest if PurePosixPath(name).name not in copies]
-        if missing:
-            raise UserError(
-                f"{source}: {len(missing)} of the corpus's {len(manifest)} clips are missing, "
-                f"{missing[0]} first; expected {ARCHIVE}, or the folder it unpacks to"
-            )
-        with tqdm(manifest.items(), desc="unpack", unit="clip", mininterval=1) as bar:
-            for name, md5 in bar:
-                content = published(copies[PurePosixPath(name).name], md5, source)
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-
-
-@contextmanager
-def contents(source: Path) -> Iterator[Iterator[Copy]]:
-    """All files in a folder or zip.
-
-    Raises:
-        UserError: not a zip, or a damaged one, or one with a path that leads outside.
-    """
-    if source.is_dir():
-        yield walk(source)
-        return
-    try:
-        if source.stat().st_size and table_size(source) > TABLE:
-            raise UserError(
-                f"{source}: a table of contents of more than {TABLE >> 20} MB; expected {ARCHIVE}"
-            )
-        archive = zipfile.ZipFile(source)
-    except (*DAMAGED, OSError) as error:
-        if getattr(error, "filename", None):  # cannot be opened at all
-            raise
-        raise UserError(f"{source}: not a zip, or one cut short or damaged: {error}") from None
-    with archive:
-        for name in archive.namelist():
-            path = PureWindowsPath(name)  # which knows the separators and roots of both worlds
-            if path.anchor or ".." in path.parts:
-                raise UserError(f"{source}: the path {name!r} in it leads outside; refused")
-        yield (
-            (member.filename, functools.partial(archive.open, member))
-            for member in archive.infolist()
-            if not member.filename.endswith("/")  # is_dir() stumbles over an empty name
+    missing = {PurePosixPath(name).name: name for name in manifest}
+    problems = {}
+    with tqdm(total=len(manifest), desc="unpack", unit="clip", mininterval=1) as bar:
+        for file, read in contents(source):
+            if file not in missing:
+                continue
+            name = missing[file]
+            try:
+                content = read()
+            except Exception as error:  # damage makes zipfile raise a dozen kinds
+                problems[name] = f"cannot be read: {error}"
+                continue
+            if (md5 := hashlib.md5(content).hexdigest()) != manifest[name]:
+                problems[name] = f"has md5 {md5}, expected {manifest[name]}"
+                continue
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            del missing[file]
+            bar.update()
+    if missing:
+        first = next(iter(missing.values()))
+        raise UserError(
+            f"{source}: {len(missing)} of the corpus's {len(manifest)} clips are missing, damaged "
+            f"or not the published ones; {first}, the first, {problems.get(first, 'is missing')}. "
+            f"Expected {ARCHIVE}, or the folder it unpacks to"
         )
 
 
-def table_size(source: Path) -> int:
-    """Bytes of the table of contents that a zip says it has; zipfile would read all of it at once,
-    ten times as large in memory. 0: no zip."""
-    with source.open("rb") as file:
-        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-    return end[zipfile._ECD_SIZE] if end else 0  # type: ignore[attr-defined]
-
-
-def walk(source: Path) -> Iterator[Copy]:
-    """All files in a folder and in those within it, links followed, but none into a circle."""
-    visited = set()
-    for folder, folders, names in os.walk(source, followlinks=True):
-        folders.sort()
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield path.relative_to(source).as_posix(), functools.partial(open_file, path)
-
-
-def open_file(path: Path) -> IO[bytes]:
-    """Open a file for reading its bytes."""
-    return path.open("rb")
-
-
-def sort_copies(files: Iterator[Copy], wanted: set[str]) -> dict[str, list[Copy]]:
-    """Those of the files whose name without folder is wanted, by that name, the outermost first."""
-    copies = defaultdict(list)
-    for path, opener in files:
-        name = PureWindowsPath(path).name
-        if name in wanted:
-            copies[name].append((path, opener))
-    for alike in copies.values():
-        alike.sort(key=lambda copy: (len(PureWindowsPath(copy[0]).parts), copy[0]))
-    return copies
-
-
-def published(copies: list[Copy], md5: str, source: Path) -> bytes:
-    """The content of the first copy that has the right md5.
+def contents(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The name, without folder, of every file in a folder or zip, and a function that reads it.
 
     Raises:
-        UserError: none has.
+        UserError: not a zip, or one cut short or damaged.
     """
-    problems = []
-    for path, opener in copies[:COPIES]:
-        try:
-            with opener() as file:
-                content = file.read(LARGEST)
-        except (*DAMAGED, OSError) as error:
-            problems.append(f"{path} cannot be read: {error}")
-            continue
-        actual = hashlib.md5(content).hexdigest()
-        if actual == md5:
-            return content
-        if len(content) == LARGEST:
-            problems.append(f"{path} is larger than {LARGEST >> 20} MB, which no clip is")
-        else:
-            problems.append(
-                f"{path} has md5 {actual}, expected {md5}: damaged, or not the published clip"
-            )
-    more = f" (one of {len(copies)} copies, none of which is right)" if len(copies) > 1 else ""
-    raise UserError(f"{source}: {problems[0]}{more}")
+    if source.is_dir():
+        for folder, _, names in os.walk(source, followlinks=True):
+            for name in names:
+                yield name, Path(folder, name).read_bytes
+        return
+    try:
+        archive = zipfile.ZipFile(source)
+    except Exception as error:  # damage makes zipfile raise a dozen kinds
+        raise UserError(f"{source}: not a zip, or one cut short or damaged: {error}") from None
+    with archive:
+        for member in archive.infolist():
+            # A name as Windows' reads both kinds of separators.
+            name = PureWindowsPath(member.filename).name
+            yield name, functools.partial(archive.read, member)
