@@ -1,4 +1,4 @@
-"""Say which emotion is heard in any audio or video file that FFmpeg reads.
+"""Predict the emotion in any audio or video file that FFmpeg reads.
 
     python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json]
 
@@ -7,8 +7,8 @@ goes on; the exit code is then 1. Files are answered on all cores, or on a Dask 
 docs/scaling.md), in the order of their names, and forgotten at once: thousands take no more memory
 than a few. A model brings all that it needs, so that its folder can be taken anywhere.
 
-Reads:  the clips; the models in data/models/w2v, whose probabilities are averaged; or that in
-        data/models/probe or data/models/svm; or one FOLDER of any kind
+Reads:  the clips; the model in data/models/NAME, or one FOLDER of any kind; where that holds models
+        of several folds, fold_0 and so on, their probabilities are averaged
 """
 
 import argparse
@@ -23,8 +23,7 @@ import pandas as pd
 import pydantic
 from scipy.special import softmax
 
-from ser import audio, params
-from ser import mfcc as features
+from ser import audio, mfcc, params
 from ser.classifier import model as classifier
 from ser.corpus import EMOTIONS
 from ser.run import errors, parallel
@@ -32,17 +31,14 @@ from ser.run import errors, parallel
 # Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
 LONGEST = 60
 
-# Where models come from, by their names.
-STAGES = {"w2v": "w2v_finetune", "probe": "probe_train", "svm": "svm_train"}
-
-# Of float32 samples in [-1, 1], shape (n,), 16 kHz, and the clip's name for messages, to
-# probabilities of EMOTIONS, shape (8,), or to numbers that describe the clip
-Answer = Callable[[np.ndarray, str], np.ndarray]
+# Maps float32 samples in [-1, 1], shape (n,), 16 kHz, and the clip's name for messages to
+# probabilities of EMOTIONS, shape (8,), or to a clip's features.
+Function = Callable[[np.ndarray, str], np.ndarray]
 
 
-def fine_tuned(folders: list[Path]) -> Answer:
-    """The mean over fine-tuned models, in the order of their folders."""
-    import torch  # here, since an SVM answers before it is loaded
+def fine_tuned(folders: list[Path]) -> Function:
+    """The mean over the fine-tuned models in these folders."""
+    import torch  # lazy import: an SVM answers before it is loaded
 
     from ser.encoder import checkpoint
     from ser.finetune import trained
@@ -53,7 +49,7 @@ def fine_tuned(folders: list[Path]) -> Answer:
     models = [trained.load(folder).to(device) for folder in folders]
 
     @torch.inference_mode()
-    def share(model: trained.Encoder, samples: np.ndarray, clip: str) -> np.ndarray:
+    def probabilities(model: trained.Encoder, samples: np.ndarray, clip: str) -> np.ndarray:
         trim_db = getattr(model.model.config, "trim_db", None)
         if trim_db:
             samples, _ = librosa.effects.trim(samples, top_db=trim_db)
@@ -63,17 +59,17 @@ def fine_tuned(folders: list[Path]) -> Answer:
         logits = model(inputs.to(device), torch.tensor([inputs.shape[1]]))[0]
         return softmax(logits.cpu().numpy().astype(float))  # not every device has float64
 
-    return lambda samples, clip: np.mean([share(each, samples, clip) for each in models], axis=0)
+    return lambda samples, clip: np.mean([probabilities(m, samples, clip) for m in models], axis=0)
 
 
-def describer(folder: Path, made_by: dict) -> tuple[list[str], Answer]:
-    """What describes a clip as those were that the classifier in `folder` was trained on.
+def feature_extractor(folder: Path, made_by: dict) -> tuple[list[str], Function]:
+    """The features that the classifier in `folder` was trained on.
 
     Args:
-        made_by: the settings of the stage that described them, by its name: mfcc or embed.
+        made_by: settings of the stage that computed them, by its name: mfcc or embed.
 
     Returns:
-        names of the numbers; a function from samples to them.
+        their names; a function that computes them.
     """
     if "embed" in made_by:
         import torch
@@ -85,12 +81,12 @@ def describer(folder: Path, made_by: dict) -> tuple[list[str], Answer]:
         torch.set_num_threads(1)
         embedder = Embedder.like(made_by["embed"], folder / "checkpoint", str(folder))
         return embedder.columns, embedder
-    settings = params.Mfcc.model_validate(made_by.get("mfcc"))
-    return features.names(settings), lambda samples, clip: features.describe(samples, settings)
+    settings = params.Mfcc.model_validate(made_by["mfcc"])
+    return mfcc.feature_names(settings), lambda samples, clip: mfcc.describe(samples, settings)
 
 
-def on_features(folder: Path) -> Answer:
-    """A classifier on a table of features, which are made as those it was trained on."""
+def on_features(folder: Path) -> Function:
+    """The classifier in `folder`, with the features that it was trained on."""
     model = classifier.load(folder)
     made_by = model.settings.features
     if made_by.get("speaker_norm"):
@@ -99,75 +95,66 @@ def on_features(folder: Path) -> Answer:
             "clip has no answer"
         )
     try:
-        names, describe = describer(folder, made_by)
-    except pydantic.ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, ("features.mfcc", *problem["loc"])))
+        names, extract = feature_extractor(folder, made_by)
+        unknown = set(model.columns) - set(names)
+    except (pydantic.ValidationError, KeyError) as error:
+        unknown = {" ".join(str(error).partition(" [type=")[0].split())}
+    if unknown:
         raise errors.UserError(
-            f"{folder / classifier.SETTINGS}: not of this version of the project ({where}: "
-            f"{problem['msg']})"
-        ) from None
-    except (KeyError, TypeError):
-        raise errors.UserError(
-            f"{folder / classifier.SETTINGS}: not of this version of the project (features.embed)"
-        ) from None
-    if strange := set(model.columns) - set(names):
-        raise errors.UserError(f"{folder}: needs the unknown feature {min(strange)}")
+            f"{folder / classifier.SETTINGS}: of another version of the project ({min(unknown)})"
+        )
 
-    def answer(samples: np.ndarray, clip: str) -> np.ndarray:
-        # As numbers of the table that it was trained on.
-        row = pd.DataFrame([describe(samples, clip)], columns=names, dtype=np.float32)
+    def probabilities(samples: np.ndarray, clip: str) -> np.ndarray:
+        # float32, as the table that it was trained on
+        row = pd.DataFrame([extract(samples, clip)], columns=names, dtype=np.float32)
         return model.probabilities(row).to_numpy()[0]
 
-    return answer
+    return probabilities
 
 
-def load(name: str) -> Answer:
-    """The model of a name in `data/models`, or of a folder.
+def load(name: str) -> Function:
+    """Load the model of a name in data/models, or in a folder.
 
     Raises:
         UserError: there is none.
     """
-    if name == "w2v":
-        folders = sorted(Path("data/models/w2v").glob("fold_*"))
-        if folders:
-            return fine_tuned(folders)
-    folder = Path("data/models", name) if name in STAGES else Path(name)
+    stored = Path("data/models", name)
+    folder = stored if stored.is_dir() else Path(name)
     if (folder / classifier.SETTINGS).exists():
         return on_features(folder)
+    if folders := sorted(folder.glob("fold_*")):
+        return fine_tuned(folders)
     if (folder / "config.json").exists():
         return fine_tuned([folder])
-    if name in STAGES:
-        raise errors.UserError(f"{folder}: no model there; `dvc repro {STAGES[name]}` makes it")
-    raise errors.UserError(f"{name}: no model there; expected {', '.join(STAGES)} or a folder")
+    raise errors.UserError(f"{name}: no model there, nor in {stored}, where `dvc repro` puts it")
 
 
-def heard(clip: str) -> np.ndarray | errors.UserError:
-    """A clip's samples: int16, shape (n,), 16 kHz; or why there are none."""
+def decode(clip: str) -> np.ndarray | errors.UserError:
+    """Decode a clip: int16 samples, shape (n,), 16 kHz; or the reason why there are none."""
     try:
         return audio.decode(clip, limit=LONGEST)
     except errors.UserError as error:
         return error
 
 
-def attempt(
-    answer: Answer, clip: str, samples: np.ndarray | errors.UserError
+def answer(
+    model: Function, clip: str, samples: np.ndarray | errors.UserError
 ) -> np.ndarray | errors.UserError:
-    """A clip's probabilities of EMOTIONS, shape (8,); or why there are none.
+    """A clip's probabilities of EMOTIONS, shape (8,); or the reason why there are none.
 
     Args:
-        answer: of the model.
+        model: of `load`.
         clip: name for messages.
-        samples: what `heard` returned.
+        samples: of `decode`.
     """
     if isinstance(samples, errors.UserError):
         return samples
     try:
-        probabilities = answer(samples / np.float32(2**15), clip)
+        probabilities = model(samples / np.float32(2**15), clip)
     except errors.UserError as error:
         return error
     if not np.isfinite(probabilities).all():
-        return errors.UserError(f"{clip}: the model answers with what is not a number")
+        return errors.UserError(f"{clip}: the model's answer is not a number")
     return probabilities
 
 
@@ -181,18 +168,18 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default="w2v",
-        help="w2v: fine-tuned models of all folds, averaged (default); probe; svm; or a folder",
+        help="a name in data/models (default: w2v, the models of all folds, averaged), or a folder",
     )
     parser.add_argument(
         "--json", action="store_true", help="a JSON object per line instead of a table"
     )
     options = parser.parse_args()
-    answer = load(options.model)
+    model = load(options.model)
 
-    # What is piped in comes to this process alone.
-    piped = {clip: heard(clip) for clip in {"-"} & {*options.clips}}
+    # Standard input is read here: no other process has it.
+    piped = {clip: decode(clip) for clip in {"-"} & {*options.clips}}
     answers = parallel.streamed(
-        lambda clip: attempt(answer, clip, piped[clip] if clip in piped else heard(clip)),
+        lambda clip: answer(model, clip, piped[clip] if clip in piped else decode(clip)),
         options.clips,
         None,
     )

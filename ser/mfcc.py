@@ -18,14 +18,14 @@ TINY = 1e-6  # dB: far below anything audible, keeps a constant track from divid
 # Share of the mean variance added to every direction, so that any covariance has a logarithm.
 RIDGE = 1e-3
 
-# What librosa computes anew for each clip. Of `np.pad` too, here and below, the Python around it
+# librosa computes these anew for each clip. `np.pad` is avoided below, since the Python around it
 # takes longer than the work.
 slopes = functools.cache(scipy.signal.savgol_coeffs)
 
 
 @functools.cache
 def hann(size: int) -> np.ndarray:
-    """Hann's window: float32, shape (size,)."""
+    """Hann window: float32, shape (size,)."""
     return scipy.signal.get_window("hann", size).astype(np.float32)
 
 
@@ -33,10 +33,10 @@ def hann(size: int) -> np.ndarray:
 def filter_banks(n_fft: int, n_mels: int, warps: tuple[float, ...]) -> scipy.sparse.csr_array:
     """Mel filters for the frequency axis stretched by each of `warps`.
 
+    They are kept, since building them takes longer than the features of a clip.
+
     Returns:
         float32, shape (warps * n_mels, 1 + n_fft // 2), nearly all of it zero.
-
-    librosa would rebuild them for every clip, which takes longer than all that follows.
     """
     mel = librosa.filters.mel(sr=audio.SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels)
     bins = np.arange(mel.shape[1])
@@ -49,7 +49,7 @@ def filter_banks(n_fft: int, n_mels: int, warps: tuple[float, ...]) -> scipy.spa
 
 
 def power_spectrum(samples: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
-    """The squared magnitudes of `librosa.stft`, all frames in one call.
+    """Power spectrogram: the squared magnitudes of `librosa.stft`, all frames in one call.
 
     Args:
         samples: float32, shape (n,).
@@ -65,9 +65,11 @@ def power_spectrum(samples: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
 
 
 def delta(tracks: np.ndarray, order: int) -> np.ndarray:
-    """`librosa.feature.delta`, without its fit of the edges: the derivative of the polynomial of
-    degree `order` that fits best to `DELTA_WIDTH` frames, the same for all frames of the first fit,
-    and for all of the last.
+    """Deltas: the derivative of order `order` of the polynomial of that degree that fits best to
+    `DELTA_WIDTH` frames.
+
+    The values are those of `librosa.feature.delta`. That derivative is constant within a fit: at
+    the edges the first and the last fit's value is repeated.
 
     Args:
         tracks: shape (rows, frames), at least `DELTA_WIDTH` frames.
@@ -85,10 +87,9 @@ def delta(tracks: np.ndarray, order: int) -> np.ndarray:
 def coefficients(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
     """MFCCs of a clip without the silence at its ends.
 
-    The values are those of `librosa.effects.trim` and `librosa.feature.mfcc`, averaged over
-    stretched frequency axes: what a longer and a shorter vocal tract would give (after Jaitly and
-    Hinton 2013, "Vocal Tract Length Perturbation improves speech recognition", who train on the
-    stretched copies one by one).
+    As by `librosa.effects.trim` and `librosa.feature.mfcc`, averaged over stretched frequency axes,
+    that is over longer and shorter vocal tracts (after Jaitly and Hinton 2013, "Vocal Tract Length
+    Perturbation improves speech recognition", who train on the stretched copies one by one).
 
     Args:
         samples: float32 in [-1, 1], shape (n,).
@@ -157,7 +158,7 @@ def log_covariance(tracks: np.ndarray) -> np.ndarray:
 
 
 def describe(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
-    """All features of one clip, in the order of `names`: shape (features,).
+    """All features of one clip, in the order of `feature_names`: shape (features,).
 
     Args:
         samples: float32 in [-1, 1], shape (n,), 16 kHz.
@@ -181,7 +182,7 @@ def describe(samples: np.ndarray, settings: params.Mfcc) -> np.ndarray:
     return np.concatenate(features)
 
 
-def names(settings: params.Mfcc) -> list[str]:
+def feature_names(settings: params.Mfcc) -> list[str]:
     """The names of the features that `describe` computes."""
 
     def tracks(most: int, deltas: int) -> list[str]:
@@ -218,15 +219,16 @@ def table(paths: Sequence[Path], settings: params.Mfcc, desc: str | None = "mfcc
         desc: name of the progress bar; None: no bar.
 
     Returns:
-        The column clip, then the float32 columns of `names`; a row per path, in order. Its `attrs`
-        hold the settings, which Parquet keeps: a model trained on it can describe any new clip.
+        The column clip, then the float32 columns of `feature_names`; a row per path, in order. Its
+        `attrs` hold the settings, which Parquet keeps: a model trained on it can describe any new
+        clip.
 
     Raises:
         UserError: a path is not such a file.
     """
     one_clip = functools.partial(describe_file, settings=settings)
     rows = parallel.over(one_clip, paths, desc)
-    features = pd.DataFrame(np.asarray(rows, np.float32), columns=names(settings))
+    features = pd.DataFrame(np.asarray(rows, np.float32), columns=feature_names(settings))
     features.insert(0, "clip", [path.stem for path in paths])
     features.attrs = settings.model_dump()
     return features

@@ -1,5 +1,4 @@
-"""Describe every clip by numbers drawn from its MFCCs, in named columns whose prefix is their
-block.
+"""Compute statistics of every clip's MFCCs, in named columns whose prefix is their block.
 
 Reads:  data/audio/*.wav (16 kHz mono), params `mfcc`
 Writes: data/mfcc.parquet: a row per clip, sorted by clip; the column clip, then float32 features in
@@ -17,20 +16,19 @@ import functools
 from collections import Counter
 from pathlib import Path
 
-from ser import mfcc as features
-from ser import params, parquet
+from ser import mfcc, params, parquet
 from ser.run import errors, outputs, parallel, resources
 
 
 @errors.one_line
 def main() -> None:
-    """Describe all clips, on all cores; write the table."""
+    """Compute the features of all clips, on all cores; write the table."""
     paths = sorted(Path("data/audio").glob("*.wav"))
     if not paths:
         raise errors.UserError("data/audio: no clips; `dvc repro resample` makes them")
     settings = params.load().mfcc
-    columns = features.names(settings)
-    describe = functools.partial(features.describe_file, settings=settings)
+    columns = mfcc.feature_names(settings)
+    describe = functools.partial(mfcc.describe_file, settings=settings)
     with outputs.whole("data/mfcc.parquet") as path:
         rows = parallel.streamed(describe, paths, "mfcc")
         parquet.write(path, [path.stem for path in paths], columns, rows, settings.model_dump())

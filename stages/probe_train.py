@@ -11,35 +11,34 @@ Writes: data/predictions/probe/: predictions.csv, search.csv, protocol.txt, as `
 from pathlib import Path
 
 from ser import params
-from ser.classifier import choice
-from ser.classifier import crossval as folds
+from ser.classifier import crossval
 from ser.run import errors, resources
 
 CHECKPOINT = Path("data/checkpoint")
 
 
 def encoder(name: str) -> str:
-    """What the hidden states are of, in the words that stand beside every figure."""
+    """The encoder, in the words that stand beside every figure."""
     weights = [path for path in CHECKPOINT.iterdir() if path.suffix in (".safetensors", ".bin")]
     return f"{name}, frozen, {'pretrained' if weights else 'with random weights'}"
 
 
 @errors.one_line
 def main() -> None:
-    """Train a model per fold and one on all actors, write predictions, search and the last
+    """Train a model per fold and one on all actors; write predictions, search and the last
     model."""
     everything = params.load()
     settings = everything.probe_train
-    data = folds.read("data/embeddings.parquet", "embed")
+    data = crossval.read("data/embeddings.parquet", "embed")
     layers = list(dict.fromkeys(name.partition("_")[0] for name in data.table.columns))
     blocks = [
         dict.fromkeys(layers[1:], 1.0) if layer == "all" else {f"layer{layer}": 1.0}
         for layer in settings.layers
     ]
-    grid = choice.candidates(blocks, settings, data.table)
-    predictions, search, model = folds.train("probe_train", data, grid, settings.inner_folds)
-    protocol = f"{encoder(everything.checkpoint)}; {folds.protocol(settings.inner_folds)}"
-    folds.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
+    grid = crossval.candidates(blocks, settings, data.table)
+    predictions, search, model = crossval.fit_folds("probe_train", data, grid, settings.inner_folds)
+    protocol = f"{encoder(everything.checkpoint)}; {crossval.protocol(settings.inner_folds)}"
+    crossval.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
     resources.note("data/predictions/probe/predictions.csv")
 
 

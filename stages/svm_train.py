@@ -15,23 +15,22 @@ Writes: data/predictions/svm/:
 """
 
 from ser import params
-from ser.classifier import choice
-from ser.classifier import crossval as folds
+from ser.classifier import crossval
 from ser.run import errors, resources
 
 
 @errors.one_line
 def main() -> None:
-    """Train a model per fold and one on all actors, write predictions, search and the last
+    """Train a model per fold and one on all actors; write predictions, search and the last
     model."""
     settings = params.load().svm_train
-    data = folds.read("data/mfcc.parquet", "mfcc")
+    data = crossval.read("data/mfcc.parquet", "mfcc")
     if settings.speaker_norm:
         data = data.with_speakers_normalised()
-    grid = choice.candidates(settings.blocks, settings, data.table)
-    predictions, search, model = folds.train("svm_train", data, grid, settings.inner_folds)
-    protocol = folds.protocol(settings.inner_folds, settings.speaker_norm)
-    folds.write("svm", predictions, search, model, protocol)
+    grid = crossval.candidates(settings.blocks, settings, data.table)
+    predictions, search, model = crossval.fit_folds("svm_train", data, grid, settings.inner_folds)
+    protocol = crossval.protocol(settings.inner_folds, settings.speaker_norm)
+    crossval.write("svm", predictions, search, model, protocol)
     resources.note("data/predictions/svm/predictions.csv")
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ser import params, scoring
-from ser.classifier import choice
-from ser.classifier import crossval as folds
+from ser.classifier import crossval
 from ser.run import errors, parallel
 
 TRAINED_ON = (1, 2, "mixed")
@@ -29,7 +28,7 @@ HEADINGS = (
 
 
 def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray:
-    """Whether each clip is trained on for a fold: that statement by all other actors; mixed: each
+    """True for the clips to train on for a fold: that statement by all other actors; mixed: each
     statement in one repetition.
 
     Both have as many clips of each emotion, intensity and actor.
@@ -45,7 +44,7 @@ def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray
     return (chosen & (clips["fold"] != fold)).to_numpy()
 
 
-def predict(data: folds.Data, grid: list[dict], inner_folds: int, desc: str) -> pd.DataFrame:
+def predict(data: crossval.Data, grid: list[dict], inner_folds: int, desc: str) -> pd.DataFrame:
     """Predictions of every clip by the models of its fold, which are trained on each of
     `TRAINED_ON`.
 
@@ -64,7 +63,7 @@ def predict(data: folds.Data, grid: list[dict], inner_folds: int, desc: str) -> 
     jobs = [(number, statement) for statement in TRAINED_ON for number in numbers]
 
     def held_out(job: tuple[int, int | str]) -> pd.DataFrame:
-        _, _, probabilities = folds.fold(training(clips, *job), data, grid, inner_folds)
+        _, _, probabilities = crossval.fit_fold(training(clips, *job), data, grid, inner_folds)
         rows = clips[clips["fold"] == job[0]].rename(columns={"emotion": "actual"})
         predicted = probabilities.loc[rows.index].idxmax(axis=1)
         return rows.assign(predicted=predicted, trained_on=str(job[1]))
@@ -74,7 +73,7 @@ def predict(data: folds.Data, grid: list[dict], inner_folds: int, desc: str) -> 
 
 
 def row(name: str, predictions: pd.DataFrame) -> str:
-    """A line of the Markdown table from what `predict` returns, figures in percent and points."""
+    """A line of the Markdown table from predictions of `predict`, figures in percent and points."""
     mixed = predictions[predictions["trained_on"] == "mixed"].reset_index(drop=True)
     alone = predictions[predictions["trained_on"] != "mixed"]
     crossed = alone["trained_on"] != alone["statement"].astype(str)
@@ -94,7 +93,7 @@ def row(name: str, predictions: pd.DataFrame) -> str:
 def main() -> None:
     """Train for every block and for all, print the table."""
     settings = params.load().svm_train
-    data = folds.read("data/mfcc.parquet", "mfcc")
+    data = crossval.read("data/mfcc.parquet", "mfcc")
     if settings.speaker_norm:
         data = data.with_speakers_normalised()
     blocks = dict.fromkeys(data.table.columns.str.partition("_").get_level_values(0))
@@ -102,14 +101,14 @@ def main() -> None:
     choices["all, as in params.yaml"] = settings.blocks
     lines = []
     for name, weights in choices.items():
-        grid = choice.candidates(weights, settings, data.table)
+        grid = crossval.candidates(weights, settings, data.table)
         lines.append(row(name, predict(data, grid, settings.inner_folds, name)))
     print(f"| {' | '.join(HEADINGS)} |")
     print("|---" * len(HEADINGS) + "|")
     print("\n".join(lines))
     print(
         "\nAccuracy / UAR; in brackets: 95 % bounds, a t interval over actors, paired. "
-        f"{folds.protocol(settings.inner_folds, settings.speaker_norm)}"
+        f"{crossval.protocol(settings.inner_folds, settings.speaker_norm)}"
     )
 
 

@@ -5,8 +5,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ser import corpus, params
-from ser.classifier import choice
-from ser.classifier import crossval as folds
+from ser.classifier import crossval
 from stages import split
 
 EMOTIONS = list(corpus.EMOTIONS)
@@ -52,23 +51,23 @@ def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:
     return pd.DataFrame(10 + 3 * values, columns=names)
 
 
-def data(rows: pd.DataFrame, table: pd.DataFrame | None = None) -> folds.Data:
-    return folds.Data(rows, features(rows) if table is None else table, {"mfcc": {}})
+def data(rows: pd.DataFrame, table: pd.DataFrame | None = None) -> crossval.Data:
+    return crossval.Data(rows, features(rows) if table is None else table, {"mfcc": {}})
 
 
 def grid(chosen: params.SvmTrain, table: pd.DataFrame) -> list[dict]:
-    return choice.candidates(chosen.blocks, chosen, table)
+    return crossval.candidates(chosen.blocks, chosen, table)
 
 
 def out_of_fold(
-    data: folds.Data, chosen: params.SvmTrain
+    data: crossval.Data, chosen: params.SvmTrain
 ) -> tuple[pd.DataFrame, pd.DataFrame, list]:
     """Probabilities of all clips, the search, and the model of each fold."""
     numbers = data.clips["fold"].to_numpy()
     candidates = grid(chosen, data.table)
     with threadpool_limits(1):  # as the stage does; so small a job only waits for other threads
         parts = [
-            folds.fold(numbers != number, data, candidates, chosen.inner_folds)
+            crossval.fit_fold(numbers != number, data, candidates, chosen.inner_folds)
             for number in np.unique(numbers)
         ]
     rows = [{"fold": number, **row} for number, (_, part, _) in enumerate(parts) for row in part]

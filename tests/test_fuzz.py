@@ -27,7 +27,7 @@ from tiny_models import write_checkpoint, write_whisper
 from commands import predict
 from ser import audio, params, protocols, scoring, tables
 from ser import mfcc as features_of
-from ser.classifier import crossval as folds
+from ser.classifier import crossval
 from ser.corpora import ravdess
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, hub
@@ -292,7 +292,7 @@ def test_feature_tables(parquet, data):
     content = data.draw(damaged((parquet / "whole.parquet").read_bytes()))
     with contextlib.chdir(parquet):
         Path("data/mfcc.parquet").write_bytes(content)
-        table = answer(folds.read, "data/mfcc.parquet", "mfcc")
+        table = answer(crossval.read, "data/mfcc.parquet", "mfcc")
     if table is not None:
         assert len(table.table) == len(CLIPS) and np.isfinite(table.table).all(axis=None)
 
@@ -405,7 +405,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str,
     (folder / "data").mkdir()
     CLIPS.to_csv(folder / "data/folds.csv", index=False)
     settings = params.load(ROOT / "params.yaml").mfcc
-    names = features_of.names(settings)
+    names = features_of.feature_names(settings)
     table = pd.DataFrame(
         np.random.default_rng(0).normal(size=(len(CLIPS), len(names))), columns=names
     ).astype("float32")

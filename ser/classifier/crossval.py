@@ -1,27 +1,34 @@
-"""Train a classifier outside each fold and predict in it: what the stages `svm_train` and
-`probe_train` share."""
+"""Nested cross-validation over actors: every choice is made inside the training actors of a fold,
+then a model predicts the fold's own."""
 
+import functools
+import itertools
+import operator
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 
-from ser import tables
-from ser.classifier import choice
-from ser.classifier.model import Model
+from ser import params, tables
+from ser.classifier import kernels, model
+from ser.classifier.model import Model, block_columns
 from ser.run import errors, outputs, parallel
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on.
+    """Clips and their features.
 
     Attributes:
         clips: the columns of data/folds.csv.
         table: a column per feature, float64; a row per row of `clips`.
-        features: how they are made of a clip, see `model.Settings`.
+        features: settings that they were computed with, see `model.Settings`.
     """
 
     clips: pd.DataFrame
@@ -48,7 +55,7 @@ class Data:
 
 
 def read(path: str, stage: str) -> Data:
-    """data/folds.csv and the features of its clips.
+    """Read data/folds.csv and the features of its clips.
 
     Args:
         path: a Parquet file: the column clip, and a column per feature; its `attrs` are the
@@ -66,92 +73,234 @@ def read(path: str, stage: str) -> Data:
         stored = pd.read_parquet(path)
         table = stored.set_index("clip").astype(np.float64)
     except (ValueError, KeyError, OSError) as error:  # pyarrow's own errors are such
+        reason = " ".join(str(error).split())[:150]
+        raise errors.UserError(f"{path}: not a table of clips: {reason}") from None
+    if not stored.attrs:
+        raise errors.UserError(f"{path}: does not say how it was made; `dvc repro` makes it anew")
+    if unpaired := set(clips["clip"]) ^ set(table.index.astype(str)):
         raise errors.UserError(
-            f"{path}: not a table of clips: {' '.join(str(error).split())[:150]}"
-        ) from None
-    strange = table.columns[~np.isfinite(table).all()]
-    if len(strange) or not (stored.attrs and table.index.is_unique):
-        what = "does not say how it was made"
-        what = f"{strange[0]} of a clip is not a number" if len(strange) else what
-        what = "a clip stands there twice" if not table.index.is_unique else what
-        raise errors.UserError(f"{path}: {what}; `dvc repro` makes it anew")
-    if lonely := set(clips["clip"]) ^ set(table.index.astype(str)):
-        raise errors.UserError(
-            f"{min(lonely)}: not in both {tables.FOLDS} and {path}; `dvc repro` makes them agree"
+            f"{min(unpaired)}: not in both {tables.FOLDS} and {path}; `dvc repro` makes them agree"
         )
-    return Data(clips, table.loc[clips["clip"]].reset_index(drop=True), {stage: stored.attrs})
+    table = table.loc[clips["clip"]].reset_index(drop=True)
+    if len(table) != len(clips):
+        raise errors.UserError(f"{path}: holds a clip twice; `dvc repro` makes it anew")
+    if not np.isfinite(table).all(axis=None):
+        name = table.columns[~np.isfinite(table).all()][0]
+        raise errors.UserError(f"{path}: {name} of a clip is not a number")
+    return Data(clips, table, {stage: stored.attrs})
 
 
-def fold(
+def candidates(
+    blocks: Sequence[Mapping[Any, float]], settings: params.Classifier, table: pd.DataFrame
+) -> list[dict]:
+    """The grid of hyper-parameters to choose from.
+
+    Args:
+        blocks: weights of feature blocks by name. Blocks that are not in the table are left out.
+        settings: values of the others.
+
+    Returns:
+        dicts of blocks (weights by name), kernel, C and gamma; C varies fastest.
+
+    Raises:
+        UserError: no block is left.
+    """
+    present = [
+        {name: weight for name, weight in weights.items() if block_columns(name, table)}
+        for weights in blocks
+    ]
+    distinct = [weights for i, weights in enumerate(present) if weights not in present[:i]]
+    distinct = [weights for weights in distinct if weights]
+    if not distinct:
+        known = dict.fromkeys(name.partition("_")[0] for name in table.columns)
+        raise errors.UserError(
+            f"blocks = {list(blocks)}: the table has none of these blocks, but {', '.join(known)}"
+        )
+    return [
+        {"blocks": weights, "kernel": kernel, "C": C, "gamma": gamma}
+        for weights, kernel in itertools.product(distinct, settings.kernel)
+        for gamma in ([1.0] if kernel in kernels.LINEAR else settings.gamma)  # which have none
+        for C in settings.C
+    ]
+
+
+def inner_splits(
+    labels: np.ndarray, actors: np.ndarray, folds: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Train and test rows of a cross-validation whose folds share no actor and have like shares of
+    emotions.
+
+    Raises:
+        UserError: fewer actors than folds.
+    """
+    if len(set(actors)) < folds:
+        raise errors.UserError(
+            f"inner_folds = {folds}: a fold has only {len(set(actors))} training actors"
+        )
+    return list(StratifiedGroupKFold(folds).split(labels, labels, actors))
+
+
+def candidate_scores(
+    table: pd.DataFrame, labels: np.ndarray, train: np.ndarray, test: np.ndarray, grid: list[dict]
+) -> np.ndarray:
+    """Class scores of the rows `test` by every candidate, trained on the rows `train`.
+
+    Each block is standardised and measured once for all candidates, which differ only in how they
+    combine blocks.
+
+    Returns:
+        shape (candidates, test, classes), classes in alphabetical order.
+    """
+    classes = len(np.unique(labels[train]))
+
+    @functools.cache
+    def measured(block: str, measure: Callable) -> list[np.ndarray]:
+        """Products or distances of the rows `train`, then `test`, with the rows `train`."""
+        values = table[block_columns(block, table)].to_numpy()
+        standard = StandardScaler().fit(values[train])
+        known, new = standard.transform(values[train]), standard.transform(values[test])
+        return [measure(rows, known) for rows in (known, new)]
+
+    @functools.cache
+    def terms(block: str, kind: str, gamma: float) -> list[np.ndarray]:
+        parts = measured(block, kernels.measure(kind))
+        return [kernels.block_term(kind, part, gamma) for part in parts]
+
+    scores = []
+    for (blocks, kind, gamma), same in itertools.groupby(
+        grid, operator.itemgetter("blocks", "kernel", "gamma")
+    ):
+        pairs = zip(*[terms(block, kind, gamma) for block in blocks], strict=True)
+        weights = list(blocks.values())
+        training, testing = (kernels.combined_kernel(kind, p, weights, gamma) for p in pairs)
+        costs = [candidate["C"] for candidate in same]
+        for coefficients, intercepts in kernels.fit(kind, training, labels[train], costs):
+            margins = testing @ coefficients.T + intercepts
+            scores.append(kernels.class_scores(kind, margins, classes))
+    return np.stack(scores)
+
+
+class Choice(NamedTuple):
+    """The outcome of an inner cross-validation.
+
+    Attributes:
+        rows: the candidates with their accuracy and whether each is chosen.
+        best: the chosen one.
+        scores: its class scores of each clip by the model that has not seen the clip's actor,
+            shape (clips, classes).
+    """
+
+    rows: list[dict]
+    best: dict
+    scores: np.ndarray
+
+
+def choose(
+    table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, grid: list[dict], folds: int
+) -> Choice:
+    """Choose the best candidate by a cross-validation over the actors given."""
+    splits = inner_splits(labels, actors, folds)
+    scores = [candidate_scores(table, labels, *split, grid) for split in splits]
+    return best_candidate(labels, grid, splits, scores)
+
+
+def best_candidate(
+    labels: np.ndarray,
+    grid: list[dict],
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    scores: Sequence[np.ndarray],
+) -> Choice:
+    """Choose the candidate of the highest accuracy.
+
+    Args:
+        splits: of `inner_splits`.
+        scores: `candidate_scores` of each of them.
+    """
+    classes = np.unique(labels)
+    unseen = np.empty((len(grid), len(labels), len(classes)))
+    for (_, test), part in zip(splits, scores, strict=True):
+        unseen[:, test] = part
+    accuracy = (classes[unseen.argmax(axis=-1)] == labels).mean(axis=1)
+    chosen = int(np.argmax(accuracy))
+    rows = [
+        {**candidate, "accuracy": float(share), "chosen": number == chosen}
+        for number, (candidate, share) in enumerate(zip(grid, accuracy, strict=True))
+    ]
+    return Choice(rows, grid[chosen], unseen[chosen])
+
+
+def fit_fold(
     rows: np.ndarray, data: Data, grid: list[dict], inner_folds: int
 ) -> tuple[Model, list[dict], pd.DataFrame]:
     """Choose and train on some rows, predict all others.
 
     Args:
-        rows: whether to train on each clip, shape (clips,).
+        rows: True for the clips to train on, shape (clips,).
         data: of all clips.
-        grid: what to choose from, see `choice.candidates`.
+        grid: of `candidates`.
         inner_folds: of the cross-validation that chooses.
 
     Returns:
         the model; the candidates with their accuracy; probabilities of the other clips, by row.
     """
     table, labels, actors = data.table[rows], data.labels[rows], data.actors[rows]
-    chosen = choice.choose(table, labels, actors, grid, inner_folds)
-    model = choice.train(table, labels, chosen, data.features)
-    return model, chosen.rows, model.probabilities(data.table[~rows])
+    choice = choose(table, labels, actors, grid, inner_folds)
+    fitted = model.fit(table, labels, choice.best, choice.scores, data.features)
+    return fitted, choice.rows, fitted.probabilities(data.table[~rows])
 
 
-def train(
+def fit_folds(
     stage: str, data: Data, grid: list[dict], inner_folds: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, Model]:
     """Train a model per fold on all actors but the fold's, and one on all actors.
 
-    As `fold` does, but with the parts of each cross-validation side by side.
+    As `fit_fold` does, but with the parts of all cross-validations side by side.
 
     Args:
-        stage: name of the progress bar; for the others see `fold`.
+        stage: name of the progress bar; for the others see `fit_fold`.
 
     Returns:
         predictions.csv, search.csv and the model of all actors.
     """
     numbers, labels, actors = data.clips["fold"].to_numpy(), data.labels, data.actors
-    known = {str(number): numbers != number for number in np.unique(numbers)}
-    known["all"] = np.ones(len(numbers), bool)
+    training = {str(number): numbers != number for number in np.unique(numbers)}
+    training["all"] = np.ones(len(numbers), bool)
     splits = {
-        name: choice.inner_splits(labels[rows], actors[rows], inner_folds)
-        for name, rows in known.items()
+        name: inner_splits(labels[rows], actors[rows], inner_folds)
+        for name, rows in training.items()
     }
 
-    def decide(job: tuple[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def score(job: tuple[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         name, split = job
-        rows = known[name]
-        return choice.decisions(data.table[rows], labels[rows], *split, grid)
+        rows = training[name]
+        return candidate_scores(data.table[rows], labels[rows], *split, grid)
 
     jobs = [(name, split) for name, parts in splits.items() for split in parts]
-    decided = iter(parallel.over(decide, jobs, stage, unit="split", largest=1))
-    chosen = {
-        name: choice.best(labels[known[name]], grid, parts, [next(decided) for _ in parts])
+    scores = iter(parallel.over(score, jobs, stage, unit="split", largest=1))
+    choices = {
+        name: best_candidate(labels[training[name]], grid, parts, [next(scores) for _ in parts])
         for name, parts in splits.items()
     }
 
-    def finish(name: str) -> tuple[Model, pd.DataFrame]:
-        rows = known[name]
-        model = choice.train(data.table[rows], labels[rows], chosen[name], data.features)
-        return model, model.probabilities(data.table[~rows])
+    def fit(name: str) -> tuple[Model, pd.DataFrame]:
+        rows, choice = training[name], choices[name]
+        fitted = model.fit(
+            data.table[rows], labels[rows], choice.best, choice.scores, data.features
+        )
+        return fitted, fitted.probabilities(data.table[~rows])
 
-    trained = parallel.over(finish, known, None, largest=1)
-    search = [{"fold": name, **row} for name, made in chosen.items() for row in made.rows]
-    probabilities = pd.concat([part for _, part in trained]).sort_index()
+    fitted = parallel.over(fit, training, None, largest=1)
+    search = [{"fold": name, **row} for name, choice in choices.items() for row in choice.rows]
+    probabilities = pd.concat([part for _, part in fitted]).sort_index()
     predictions = data.clips[["clip", "actor", "fold"]].assign(
         actual=data.clips["emotion"], predicted=probabilities.idxmax(axis=1)
     )
-    final, _ = trained[-1]
+    final, _ = fitted[-1]
     return pd.concat([predictions, probabilities], axis=1), pd.DataFrame(search), final
 
 
 def protocol(inner_folds: int, transductive: bool = False) -> str:
-    """How the predictions came about, in the words that stand beside every figure.
+    """The protocol of the predictions, in the words that stand beside every figure.
 
     Args:
         inner_folds: of the cross-validation that chose.
@@ -171,7 +320,7 @@ def write(
     name: str,
     predictions: pd.DataFrame,
     search: pd.DataFrame,
-    model: Model,
+    final: Model,
     text: str,
     encoder: Path | None = None,
 ) -> None:
@@ -179,8 +328,8 @@ def write(
 
     Args:
         name: svm or probe.
-        predictions, search, model: what `train` returns.
-        text: what `protocol` returns.
+        predictions, search, final: of `fit_folds`.
+        text: of `protocol`.
         encoder: folder of the checkpoint that the features come from, which the model takes along.
     """
     with outputs.together() as output:
@@ -189,6 +338,6 @@ def write(
         search.to_csv(folder / "search.csv", index=False)
         folder = output(f"data/models/{name}")
         folder.mkdir()
-        model.save(folder)
+        final.save(folder)
         if encoder is not None:
             shutil.copytree(encoder, folder / encoder.name)

@@ -1,55 +1,56 @@
-"""How alike clips are, block of features by block, and machines trained on that."""
+"""Kernels over feature blocks, and the machines that are trained on them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 
-# Of an SVM's vote over its margin. Larger: more like whole votes, which are half a point better and
-# far worse calibrated.
+# Slope of an SVM's votes in their margins. Steeper, they are more like whole votes, which are half
+# a point better and far worse calibrated.
 STEEPNESS = 2.0
 
 LINEAR = ("linear", "logistic")  # kernels made of products, not of distances
 
-
-def compare(left: np.ndarray, right: np.ndarray, linear: bool) -> np.ndarray:
-    """Squared distances, or products if `linear`, of clips in one block of standardised features.
-
-    They are divided by twice the number of features, so that squared distances average 1 whatever
-    the block's size, and C and gamma mean the same for any block.
-
-    Args:
-        left: shape (n, features).
-        right: shape (m, features).
-        linear: whether to return products.
-
-    Returns:
-        shape (n, m).
-    """
-    values = left @ right.T if linear else euclidean_distances(left, right, squared=True)
-    return values / (2 * left.shape[1])
+# Both are divided by twice the number of features, so that squared distances of standardised
+# features average 1 whatever the block's size, and C and gamma mean the same for any block.
 
 
-def alike(kind: str, part: np.ndarray, gamma: float) -> np.ndarray:
-    """What a block adds to the mean of all: for rbf_mean exp(-gamma · squared distance), else what
-    `compare` says of it."""
-    return np.exp(-gamma * part) if kind == "rbf_mean" else part
+def products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Scaled products of the rows of `left`, (n, features), and `right`, (m, features): (n, m)."""
+    return left @ right.T / (2 * left.shape[1])
 
 
-def combine(
-    kind: str, parts: Sequence[np.ndarray], weights: Sequence[float], gamma: float
+def squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Scaled squared distances of the rows of `left`, (n, features), and `right`, (m, features):
+    (n, m)."""
+    return euclidean_distances(left, right, squared=True) / (2 * left.shape[1])
+
+
+def measure(kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The function of two sets of clips, in one block, that a kernel is made of."""
+    return products if kind in LINEAR else squared_distances
+
+
+def block_term(kind: str, measured: np.ndarray, gamma: float) -> np.ndarray:
+    """One block's term in the mean over blocks: exp(-gamma · squared distance) for rbf_mean, else
+    the products or squared distances themselves."""
+    return np.exp(-gamma * measured) if kind == "rbf_mean" else measured
+
+
+def combined_kernel(
+    kind: str, terms: Sequence[np.ndarray], weights: Sequence[float], gamma: float
 ) -> np.ndarray:
-    """The kernel of all blocks.
+    """The kernel over all blocks.
 
     linear and logistic: the mean of the products. rbf: exp(-gamma · mean of the squared distances).
     rbf_mean: the mean of exp(-gamma · squared distance), for which clips may be alike in one block
     and far apart in another.
 
     Args:
-        parts: what `alike` says of each block, shapes (n, m).
+        terms: `block_term` of each block, shapes (n, m).
         weights: of the blocks in these means; only their ratios count.
         gamma: of the RBF.
 
@@ -57,26 +58,27 @@ def combine(
         shape (n, m).
     """
     shares = np.asarray(weights) / np.sum(weights)
-    mean = sum(share * part for share, part in zip(shares, parts, strict=True))
+    mean = sum(share * term for share, term in zip(shares, terms, strict=True))
     return np.exp(-gamma * mean) if kind == "rbf" else mean
 
 
-def between(
+def kernel_matrix(
     kind: str,
     left: Sequence[np.ndarray],
     right: Sequence[np.ndarray],
     weights: Sequence[float],
     gamma: float,
 ) -> np.ndarray:
-    """The kernel of clips with others, shape (n, m).
+    """The kernel between two sets of clips, shape (n, m).
 
     Args:
-        left: their standardised features, block by block, shapes (n, features).
-        right: those of the others, shapes (m, features).
-        weights, gamma: see `combine`.
+        left: standardised features, block by block, shapes (n, features).
+        right: those of the other clips, shapes (m, features).
+        weights, gamma: see `combined_kernel`.
     """
-    parts = [compare(*pair, kind in LINEAR) for pair in zip(left, right, strict=True)]
-    return combine(kind, [alike(kind, part, gamma) for part in parts], weights, gamma)
+    measured = [measure(kind)(*pair) for pair in zip(left, right, strict=True)]
+    terms = [block_term(kind, values, gamma) for values in measured]
+    return combined_kernel(kind, terms, weights, gamma)
 
 
 def fit(
@@ -95,8 +97,8 @@ def fit(
         costs: the values of C.
 
     Yields:
-        what each clip adds to each margin, shape (margins, n), and what is added to all,
-        shape (margins,). An SVM has a margin per pair of classes, a logistic regression per class;
+        coefficients of the training clips in each margin, shape (margins, n), and intercepts, shape
+        (margins,). An SVM has a margin per pair of classes, a logistic regression per class;
         classes are in alphabetical order.
     """
     if kind == "logistic":
@@ -111,11 +113,11 @@ def fit(
         return
     for C in costs:
         machine = SVC(kernel="precomputed", C=C, decision_function_shape="ovo").fit(kernel, labels)
-        yield pairwise(machine), machine.intercept_
+        yield pairwise_coefficients(machine), machine.intercept_
 
 
-def pairwise(machine: SVC) -> np.ndarray:
-    """What each training clip adds to the margin of each pair of classes: shape (pairs, n).
+def pairwise_coefficients(machine: SVC) -> np.ndarray:
+    """Coefficients of the training clips in the margin of each pair of classes: (pairs, n).
 
     scikit-learn keeps a support vector's coefficients against the other classes in rows that skip
     its own class ("dual_coef_" in its user guide on SVMs).
@@ -131,8 +133,8 @@ def pairwise(machine: SVC) -> np.ndarray:
     return coefficients
 
 
-def decide(kind: str, margins: np.ndarray, classes: int) -> np.ndarray:
-    """A value per class from the margins of `fit`'s machines: shape (n, classes).
+def class_scores(kind: str, margins: np.ndarray, classes: int) -> np.ndarray:
+    """A score per class from the margins of `fit`'s machines: shape (n, classes).
 
     An SVM's one-against-one votes count by their margins, between -1 and 1: probabilities drawn
     from their sums are better than those from whole votes.
@@ -142,9 +144,9 @@ def decide(kind: str, margins: np.ndarray, classes: int) -> np.ndarray:
     """
     if kind == "logistic":
         return margins
-    values = np.zeros((len(margins), classes))
+    scores = np.zeros((len(margins), classes))
     pairs = itertools.combinations(range(classes), 2)
     for (first, second), vote in zip(pairs, np.tanh(STEEPNESS * margins).T, strict=True):
-        values[:, first] += vote
-        values[:, second] -= vote
-    return values
+        scores[:, first] += vote
+        scores[:, second] -= vote
+    return scores

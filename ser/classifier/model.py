@@ -1,7 +1,8 @@
-"""A trained classifier of emotions over blocks of features, as it predicts and as it is stored."""
+"""A classifier of emotions over feature blocks: trained, stored, and predicting on its own."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ import safetensors
 import safetensors.numpy
 import scipy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sklearn.preprocessing import StandardScaler
 
 from ser.classifier import kernels
 from ser.corpus import EMOTIONS
@@ -21,15 +23,15 @@ CLASSES = sorted(EMOTIONS)  # scikit-learn's order, in which machines are traine
 
 
 class Settings(BaseModel):
-    """model.json: what a stored classifier is, but for its arrays.
+    """model.json: a stored classifier but for its arrays.
 
     Attributes:
-        kernel: see `kernels.combine`; `logistic` is a logistic regression.
+        kernel: see `kernels.combined_kernel`; `logistic` is a logistic regression.
         gamma: of the RBF.
         blocks: weight of each block of features.
         columns: names of the features of each block.
-        sharpness: what decision values are multiplied by before the softmax.
-        features: how the features are made of a clip: settings by the name of the stage that made
+        sharpness: factor on class scores before the softmax.
+        features: settings that the features are computed with, by the name of the stage that made
             the training table, `mfcc` or `embed`; `speaker_norm` stands there if each speaker was
             normalised by that speaker's own clips, which no single clip can be.
     """
@@ -52,11 +54,11 @@ class Model:
         settings: all but the arrays.
         mean: of each feature over the training clips, shape (features,).
         scale: its standard deviation, shape (features,).
-        clips: features of the training clips that the margins hang on, shape (n, features); of a
-            logistic regression none, shape (0, features).
-        coefficients: what each of `clips` adds to each margin, shape (pairs of emotions, n); of a
-            logistic regression what each feature adds, shape (8, features).
-        intercepts: what is added to each margin, shape (margins,).
+        clips: features of the training clips in the kernel expansion of the margins, shape
+            (n, features); of a logistic regression none, shape (0, features).
+        coefficients: of `clips` in each margin, shape (pairs of emotions, n); of a logistic
+            regression those of the features, shape (8, features).
+        intercepts: of the margins, shape (margins,).
     """
 
     settings: Settings
@@ -71,11 +73,6 @@ class Model:
         """The names of all features that it needs, in order."""
         return [name for block in self.settings.columns.values() for name in block]
 
-    def blockwise(self, values: np.ndarray) -> list[np.ndarray]:
-        """Standardised features, split by block: shapes (n, features of the block)."""
-        edges = np.cumsum([len(block) for block in self.settings.columns.values()])[:-1]
-        return np.split((values - self.mean) / self.scale, edges, axis=1)
-
     def probabilities(self, table: pd.DataFrame) -> pd.DataFrame:
         """A probability per emotion, in the corpus's order; a row per row of `table`.
 
@@ -85,22 +82,25 @@ class Model:
         if table.empty:  # which scikit-learn's distances refuse
             return pd.DataFrame(columns=EMOTIONS, dtype=np.float64)
         kind = self.settings.kernel
-        values = table[self.columns].to_numpy(np.float64)
+        new = self.standardised_blocks(table[self.columns].to_numpy(np.float64))
         if kind == "logistic":
-            margins = np.concatenate(self.blockwise(values), axis=1) @ self.coefficients.T
+            margins = np.concatenate(new, axis=1) @ self.coefficients.T
         else:
-            left, right = self.blockwise(values), self.blockwise(self.clips)
-            weights = list(self.settings.blocks.values())
-            kernel = kernels.between(kind, left, right, weights, self.settings.gamma)
+            known, weights = self.standardised_blocks(self.clips), [*self.settings.blocks.values()]
+            kernel = kernels.kernel_matrix(kind, new, known, weights, self.settings.gamma)
             margins = kernel @ self.coefficients.T
-        decisions = kernels.decide(kind, margins + self.intercepts, len(CLASSES))
-        shares = scipy.special.softmax(self.settings.sharpness * decisions, axis=1)
+        scores = kernels.class_scores(kind, margins + self.intercepts, len(CLASSES))
+        shares = scipy.special.softmax(self.settings.sharpness * scores, axis=1)
         return pd.DataFrame(shares, table.index, CLASSES)[list(EMOTIONS)]
+
+    def standardised_blocks(self, values: np.ndarray) -> list[np.ndarray]:
+        """Standardised features, split by block: shapes (n, features of the block)."""
+        return split((values - self.mean) / self.scale, self.settings.columns)
 
     def save(self, folder: Path) -> None:
         """Write `SETTINGS` and `ARRAYS` to a folder: reading them executes nothing, and the same
         model gives the same bytes."""
-        arrays = {name: getattr(self, name) for name in shapes(self.settings, 0)}
+        arrays = {name: getattr(self, name) for name in array_names()}
         narrow = arrays["clips"].astype(np.float32)
         if np.array_equal(narrow, arrays["clips"]):  # so were the features stored
             arrays["clips"] = narrow
@@ -110,25 +110,83 @@ class Model:
         (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
 
 
-def shapes(settings: Settings, clips: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each array of a model that hangs on this many clips."""
-    features = sum(len(block) for block in settings.columns.values())
-    logistic = settings.kernel == "logistic"
-    margins = len(CLASSES) if logistic else len(CLASSES) * (len(CLASSES) - 1) // 2
-    return {
-        "mean": (features,),
-        "scale": (features,),
-        "clips": (clips, features),
-        "coefficients": (margins, features if logistic else clips),
-        "intercepts": (margins,),
-    }
+def array_names() -> list[str]:
+    """Names of a model's arrays."""
+    return [field.name for field in fields(Model) if field.name != "settings"]
+
+
+def split(values: np.ndarray, columns: Mapping[str, list[str]]) -> list[np.ndarray]:
+    """`values`, (n, features), split into the blocks whose features `columns` names, in order."""
+    edges = np.cumsum([len(block) for block in columns.values()])[:-1]
+    return np.split(values, edges, axis=1)
+
+
+def block_columns(block: str, table: pd.DataFrame) -> list[str]:
+    """Columns of a block: those whose names begin with the block's and an underscore."""
+    return [name for name in table.columns if name.startswith(f"{block}_")]
+
+
+def fit(
+    table: pd.DataFrame, labels: np.ndarray, candidate: dict, scores: np.ndarray, features: dict
+) -> Model:
+    """Train and calibrate a candidate on the rows given, and on nothing else.
+
+    Args:
+        table: features in columns, float64.
+        candidate: blocks (weights by name), kernel, C and gamma.
+        scores: class scores of the same rows, each by a model that has not seen its actor, shape
+            (n, classes).
+        features: settings that the features were computed with (see `Settings`).
+    """
+    kind, gamma = candidate["kernel"], candidate["gamma"]
+    columns = {name: block_columns(name, table) for name in candidate["blocks"]}
+    values = table[[name for block in columns.values() for name in block]].to_numpy()
+    standard = StandardScaler().fit(values)
+    blocks = split((values - standard.mean_) / standard.scale_, columns)
+    weights = list(candidate["blocks"].values())
+    kernel = kernels.kernel_matrix(kind, blocks, blocks, weights, gamma)
+    coefficients, intercepts = next(kernels.fit(kind, kernel, labels, [candidate["C"]]))
+    if kind == "logistic":  # a sum over clips of their features: no need to keep them
+        shares = [w / sum(weights) / (2 * b.shape[1]) for w, b in zip(weights, blocks, strict=True)]
+        scaled = [share * block for share, block in zip(shares, blocks, strict=True)]
+        values, coefficients = values[:0], coefficients @ np.concatenate(scaled, axis=1)
+    else:
+        used = coefficients.any(axis=0)
+        values, coefficients = values[used], coefficients[:, used]
+    settings = Settings(
+        kernel=kind,
+        gamma=gamma,
+        blocks=candidate["blocks"],
+        columns=columns,
+        sharpness=sharpness(scores, labels),
+        features=features,
+    )
+    return Model(settings, standard.mean_, standard.scale_, values, coefficients, intercepts)
+
+
+def sharpness(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The factor on class scores, an inverse temperature, whose softmax has the smallest log loss.
+
+    Source: Guo et al. (2017), ICML, "On Calibration of Modern Neural Networks".
+
+    Args:
+        scores: shape (n, classes), of clips that their model has not seen.
+        labels: shape (n,).
+    """
+    right = (np.arange(len(labels)), np.unique(labels, return_inverse=True)[1])
+
+    def loss(logarithm: float) -> float:
+        return -scipy.special.log_softmax(np.exp(logarithm) * scores, axis=1)[right].mean()
+
+    options = {"xatol": 64 * np.finfo(float).eps}
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-10, 10), options=options).x))
 
 
 def load(folder: Path) -> Model:
-    """The model that `Model.save` wrote to a folder.
+    """Read the model that `Model.save` wrote to a folder.
 
     Raises:
-        UserError: there is none, it is damaged, or it was written by something else.
+        UserError: there is none, it is damaged, or another version or program wrote it.
     """
     try:
         settings = Settings.model_validate_json((folder / SETTINGS).read_bytes())
@@ -141,13 +199,9 @@ def load(folder: Path) -> Model:
         raise UserError(
             f"{folder / SETTINGS}: not a model of this project ({where}: {problem['msg']})"
         ) from None
-    except (safetensors.SafetensorError, ValueError) as error:
+    except safetensors.SafetensorError as error:
         raise UserError(f"{folder / ARRAYS}: not a model of this project ({error})") from None
-    expected = shapes(settings, len(arrays.get("clips", ())))
-    if settings.columns.keys() != settings.blocks.keys() or expected != {
-        name: array.shape for name, array in arrays.items()
-    }:
+    features = sum(map(len, settings.columns.values()))
+    if {*arrays} != {*array_names()} or arrays["clips"].shape[1:] != (features,):
         raise UserError(f"{folder / ARRAYS}: does not fit {SETTINGS} beside it")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise UserError(f"{folder / ARRAYS}: holds what is not a number")
     return Model(settings, **{name: array.astype(np.float64) for name, array in arrays.items()})

@@ -18,10 +18,8 @@ import pandas as pd
 from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
-from ser import mfcc as features
-from ser import params, tables
-from ser.classifier import choice
-from ser.classifier import crossval as folds
+from ser import mfcc, params, tables
+from ser.classifier import crossval
 from ser.run import code, outputs
 from ser.run.errors import UserError
 from ser.search.trial_store import STATE
@@ -67,11 +65,11 @@ def digest(values: object, contents: Iterable[bytes] = ()) -> str:
 
 
 def describe(origin: str, files: list[Path], settings: params.Mfcc) -> pd.DataFrame:
-    """`features.table`; `origin` stands for all that it comes from."""
-    return features.table(files, settings, desc=None)
+    """`mfcc.table`; `origin` stands for all that it comes from."""
+    return mfcc.table(files, settings, desc=None)
 
 
-def feature_table(rows: pd.DataFrame, settings: params.Params) -> folds.Data:
+def feature_table(rows: pd.DataFrame, settings: params.Params) -> crossval.Data:
     """The MFCC features of the clips in `rows`, in order, of speakers normalised if so wanted.
 
     Kept on disk per fold and `mfcc` settings, so that trials which differ in other parameters,
@@ -83,14 +81,14 @@ def feature_table(rows: pd.DataFrame, settings: params.Params) -> folds.Data:
     with FileLock(STATE / "features.lock"):
         for _, part in rows.groupby("fold"):
             files = [AUDIO / f"{clip}.wav" for clip in part["clip"]]
-            sources = [*code.behind(Path(features.__file__)), *files]
+            sources = [*code.behind(Path(mfcc.__file__)), *files]
             contents = (file.read_bytes() for file in sources)
             origin = digest([values.model_dump(), *part["clip"]], contents)
             tables.append(kept(origin, files, values))
         memory.reduce_size(items_limit=KEPT)
     table = pd.concat(tables).set_index("clip").loc[rows["clip"]]
     table = table.astype(np.float64).reset_index(drop=True)
-    data = folds.Data(rows, table, {"mfcc": values.model_dump()})
+    data = crossval.Data(rows, table, {"mfcc": values.model_dump()})
     return data.with_speakers_normalised() if settings.svm_train.speaker_norm else data
 
 
@@ -104,7 +102,7 @@ class Svm:
 
     def code(self) -> list[Path]:
         """The modules that, with all that they import, the scores come from."""
-        return [Path(features.__file__), Path(folds.__file__)]
+        return [Path(mfcc.__file__), Path(crossval.__file__)]
 
     def depends_on(self, settings: params.Params) -> dict[str, object]:
         """The parameters that the scores come from."""
@@ -120,12 +118,12 @@ class Svm:
         best = self.choose(settings, fold).best
         return {f"svm_train.{name}": chosen for name, chosen in best.items()}
 
-    def choose(self, settings: params.Params, fold: int) -> choice.Choice:
-        """`choice.choose` among svm_train's candidates, on the training actors of a fold."""
+    def choose(self, settings: params.Params, fold: int) -> crossval.Choice:
+        """`crossval.choose` among svm_train's candidates, on the training actors of a fold."""
         data, chosen = feature_table(may_see(fold), settings), settings.svm_train
-        grid = choice.candidates(chosen.blocks, chosen, data.table)
+        grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            return choice.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
+            return crossval.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
 
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """The quarters that have passed and the score: all four at once."""
@@ -137,9 +135,9 @@ class Svm:
         table = clips()
         rows = (table["fold"] != fold).to_numpy()
         data, chosen = feature_table(table, settings), settings.svm_train
-        grid = choice.candidates(chosen.blocks, chosen, data.table)
+        grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            _, _, probabilities = folds.fold(rows, data, grid, chosen.inner_folds)
+            _, _, probabilities = crossval.fit_fold(rows, data, grid, chosen.inner_folds)
         return probabilities.idxmax(axis=1).set_axis(table.loc[~rows, "clip"])
 
 

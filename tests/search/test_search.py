@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from commands import search
 from ser import params
-from ser.classifier import choice
+from ser.classifier import crossval
 from ser.run.errors import UserError
 from ser.search import outcome, space, worth
 from ser.search.fold_search import FoldSearch
@@ -262,7 +262,7 @@ def test_two_workers_never_run_the_same_trial(project, monkeypatch):
 
 @pytest.mark.slow
 def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch):
-    choose, calls = choice.choose, []
+    choose, calls = crossval.choose, []
 
     def buggy(*arguments):
         calls.append(1)
@@ -270,11 +270,11 @@ def test_a_bug_stops_the_search_and_its_trial_is_run_again(project, monkeypatch)
             raise ZeroDivisionError("a bug of ours")
         return choose(*arguments)
 
-    monkeypatch.setattr(choice, "choose", buggy)
+    monkeypatch.setattr(crossval, "choose", buggy)
     with pytest.raises(ZeroDivisionError, match="a bug of ours"):
         run(monkeypatch, "svm", "--trials", "6")
     assert len(completed()) == 2
-    monkeypatch.setattr(choice, "choose", choose)
+    monkeypatch.setattr(crossval, "choose", choose)
     run(monkeypatch, "svm", "--trials", "6")
     assert table("svm")["ending"].to_list() == 6 * ["done"]
 
