@@ -4,8 +4,7 @@ outer folds once, at the end.
     python -m commands.search svm|w2v [--trials N] [--minutes M] [--nested]
 
 Not a stage. Started again, it goes on; started twice at a time, here or on another machine, the
-workers share the trials (`ser.search.trial_store`). Every trial is a DVC experiment: `dvc exp show`
-lists them, `dvc exp apply NAME` and `dvc repro` use one. docs/searching.md says more.
+workers share the trials. docs/searching.md says more.
 
 Reads:  search.yaml, params.yaml, data/folds.csv
         svm: data/audio
@@ -13,13 +12,11 @@ Reads:  search.yaml, params.yaml, data/folds.csv
 Writes: metrics/search/BRANCH.json: accuracy and uar on the clean outer folds as chosen, and what
             that gains against params.yaml, with 95 % bounds over actors
         metrics/search/BRANCH_protocol.txt: who chose on what, in one line
-        metrics/search/BRANCH_choices.csv: trials, scores and chosen values; a row per choice
+        metrics/search/BRANCH_choices.csv: trials, score and chosen values; a row per choice
         metrics/search/BRANCH_folds.csv: accuracy and uar before and after; a row per outer fold
         metrics/search/BRANCH_predictions.csv: clip, actor, fold, clean, actual, before, after
         metrics/search/BRANCH_trials.csv: a row per trial
         metrics/search/BRANCH_importance.csv: how much each parameter matters
-        metrics/search/BRANCH_parallel.csv: a row per trial and parameter
-        metrics/search/dvc.yaml: plots of the last three
 """
 
 import argparse
@@ -27,14 +24,12 @@ import time
 import warnings
 
 import optuna
-from filelock import FileLock
 
-from ser import params
+from ser import params, scoring
 from ser.run import errors
 from ser.run.errors import UserError
-from ser.search import outcome, space, trial_store, worth
+from ser.search import objective, results, space, study
 from ser.search.fold_search import FoldSearch
-from ser.search.trial_store import STATE, TrialStore
 
 
 def arguments() -> argparse.Namespace:
@@ -46,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m commands.search", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("branch", choices=list(worth.BRANCHES))
+    parser.add_argument("branch", choices=list(objective.BRANCHES))
     parser.add_argument(
         "--trials",
         type=int,
@@ -68,49 +63,27 @@ def arguments() -> argparse.Namespace:
     return budget
 
 
-def run(
-    store: TrialStore, budget: argparse.Namespace, settings: params.Params, search: space.Search
-) -> None:
-    """Search until the budget is used up, then score the choices and say what they are."""
-    folds = settings.folds if budget.nested else [search.fold]
-    searches = [FoldSearch(store, budget.branch, fold, settings, search) for fold in folds]
-
-    end = time.monotonic() + 60 * budget.minutes
-    for done, each in enumerate(searches):
-        each.run(budget.trials, (end - time.monotonic()) / (len(searches) - done))
-    elsewhere = [each.study.name for each in searches if each.study.is_running()]
-    if elsewhere:
-        names = ", ".join(elsewhere)
-        print(
-            f"another worker still runs trials of {names}; the last to end scores the outer folds"
-        )
-        return
-
-    with FileLock(STATE / "results.lock"):
-        figures, tables, protocol = outcome.write(searches, budget.nested, settings)
-    print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
-    for name in ("accuracy", "uar"):
-        gain, low, high = (
-            100 * figures.get(f"gain_{name}{bound}", float("nan"))
-            for bound in ("", "_low", "_high")
-        )
-        print(
-            f"{name} on clean folds, as chosen: {100 * figures[name]:.1f} %, {gain:+.1f} points "
-            f"against params.yaml (95 % over actors: {low:+.1f} to {high:+.1f})"
-        )
-    for experiment in tables["choices"]["experiment"]:
-        print(f"dvc exp apply {experiment}")
-    print("dvc repro   # reruns what that changes")
-
-
 @errors.one_line
 def main() -> None:
-    """Read what to do and do it."""
+    """Search until the budget is used up, score the choices and print them."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     budget, settings, search = arguments(), params.load(), space.load()
-    with trial_store.opened() as store:
-        run(store, budget, settings, search)
+    folds = settings.folds if budget.nested else [search.fold]
+    with study.storage() as storage:
+        searches = [FoldSearch(storage, budget.branch, fold, settings, search) for fold in folds]
+        end = time.monotonic() + 60 * budget.minutes
+        for done, each in enumerate(searches):
+            each.run(budget.trials, (end - time.monotonic()) / (len(searches) - done))
+        figures, tables, protocol = results.write(searches, budget.nested, settings)
+
+    print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
+    for name in ("accuracy", "uar"):
+        print(
+            f"{name} on clean folds, as chosen: {100 * figures[name]:.1f} %, gained against "
+            f"params.yaml: {scoring.as_text(figures, f'gain_{name}', '{:+.1f}')} points"
+        )
+    print("\n".join(tables["choices"]["command"]))
 
 
 if __name__ == "__main__":

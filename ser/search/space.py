@@ -1,29 +1,22 @@
 """search.yaml and the space in it: which parameters a search may set to which values, and
 params.yaml with such values put in.
 
-A *point* gives parameters their values as they stand in params.yaml, by dotted name. Optuna knows
-numbers and texts only, so what it *draws* is a point with every choice between values as JSON.
+A *point* gives parameters their values as they stand in params.yaml, by dotted name.
 """
 
 import copy
-import io
 import json
-import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial
 from pydantic import BeforeValidator, ConfigDict, Field
-from ruamel.yaml import YAML
 
 from ser import params
 from ser.run.errors import UserError
 
 FILE = "search.yaml"
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-RANGE = re.compile(rf"(int )?(log )?({NUMBER})\.\.({NUMBER})")
-SYNTAX = "expected `1..5`, `log 1e-6..1e-3`, `int 3..20`, `int log 8..64` or a list of values"
-DIGITS = 4  # of a number drawn: more would only make params.yaml hard to read
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
@@ -31,31 +24,25 @@ Point = dict[str, Any]
 
 
 def distribution(declared: object) -> Distribution:
-    """What Optuna calls the values that search.yaml declares.
+    """Optuna's distribution of what search.yaml declares: a list of choices, or the arguments of a
+    FloatDistribution or, if both bounds are whole numbers, of an IntDistribution.
 
     Raises:
-        ValueError: not in the syntax of search.yaml, or empty.
+        ValueError: neither, or empty.
     """
-    if isinstance(declared, list):
-        if not declared:
-            raise ValueError("nothing to choose from; expected at least one value")
-        return CategoricalDistribution([json.dumps(value) for value in declared])
-    match = RANGE.fullmatch(declared) if isinstance(declared, str) else None
-    if not match:
-        raise ValueError(SYNTAX)
-    whole, log, low, high = match[1], match[2], float(match[3]), float(match[4])
-    if whole and not (low.is_integer() and high.is_integer()):
-        raise ValueError("the bounds of `int` are no whole numbers")
-    if low >= high:
-        raise ValueError("an empty range; expected the lower bound first")
-    if log and low <= 0:
-        raise ValueError("the bounds of `log` must be above 0")
-    if whole:
-        return IntDistribution(int(low), int(high), log=bool(log))
-    return FloatDistribution(low, high, log=bool(log))
-
-
-Values = Annotated[Distribution, BeforeValidator(distribution)]
+    if isinstance(declared, list) and declared:
+        # Optuna stores numbers and texts only.
+        return CategoricalDistribution(
+            [json.dumps(each) if isinstance(each, list | dict) else each for each in declared]
+        )
+    if isinstance(declared, dict):
+        ends = [declared.get(end) for end in ("low", "high")]
+        kind = IntDistribution if all(isinstance(end, int) for end in ends) else FloatDistribution
+        try:
+            return kind(**declared)
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error)) from None
+    raise ValueError("expected `{low: 1, high: 5}`, with `log: true` or a `step`, or a list")
 
 
 class Search(params.Section):
@@ -67,8 +54,8 @@ class Search(params.Section):
     sampler: Literal["gp", "tpe", "random"]
     startup: int = Field(ge=1)
     fold: int = Field(ge=0)
-    svm: dict[str, Values] = Field(min_length=1)
-    w2v: dict[str, Values] = Field(min_length=1)
+    svm: dict[str, Annotated[Distribution, BeforeValidator(distribution)]] = Field(min_length=1)
+    w2v: dict[str, Annotated[Distribution, BeforeValidator(distribution)]] = Field(min_length=1)
 
 
 def load() -> Search:
@@ -85,7 +72,7 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
 
     Args:
         branch: for messages.
-        space: what the branch may vary, by dotted name.
+        space: what the branch may vary.
         allowed: the top-level keys of params.yaml that it may vary.
         settings: params.yaml.
 
@@ -95,70 +82,63 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
     values = settings.model_dump()
     for name, possible in space.items():
         where = f"{FILE}: {branch}: {name}"
-        try:
-            look_up(values, name)
-        except LookupError as error:
-            raise UserError(f"{where}: {error}") from None
         if name.partition(".")[0] not in allowed:
             message = f"a search of {branch} may vary {', '.join(sorted(allowed))}"
             raise UserError(f"{where}: {message}")
-        ends = (
-            possible.choices
-            if isinstance(possible, CategoricalDistribution)
-            else (possible.low, possible.high)
-        )
-        for end in ends:
-            params.check(put(values, {name: value(end, possible)}), where, params.Params)
+        categories = isinstance(possible, CategoricalDistribution)
+        for end in possible.choices if categories else (possible.low, possible.high):
+            try:
+                changed = put(values, {name: decode(end, possible)})
+            except LookupError:
+                raise UserError(f"{where}: no such parameter in params.yaml") from None
+            params.check(changed, where, params.Params)
 
 
-def value(drawn: Any, possible: Distribution) -> Any:
-    """What Optuna drew, as it stands in params.yaml: a number rounded to `DIGITS`, or the choice
-    itself."""
-    if isinstance(possible, CategoricalDistribution):
-        return json.loads(drawn)
-    if isinstance(possible, FloatDistribution):
-        return min(max(float(f"{drawn:.{DIGITS}g}"), possible.low), possible.high)
+def suggest(trial: Trial | FrozenTrial, space: Space) -> Point:
+    """The point that a trial draws, or has drawn."""
+    drawn: Point = {}
+    for name, possible in space.items():
+        if isinstance(possible, CategoricalDistribution):
+            value = trial.suggest_categorical(name, possible.choices)
+        else:
+            whole = isinstance(possible, IntDistribution)
+            draw = trial.suggest_int if whole else trial.suggest_float
+            value = draw(name, possible.low, possible.high, step=possible.step, log=possible.log)
+        drawn[name] = decode(value, possible)
     return drawn
 
 
-def point(drawn: Point, space: Space) -> Point:
-    """The point that Optuna drew, in the order of the space."""
-    return {name: value(drawn[name], space[name]) for name in space if name in drawn}
-
-
-def steps(name: str) -> list[str | int]:
-    """The keys and places that a dotted name leads through."""
-    return [int(step) if step.isdigit() else step for step in name.split(".")]
+def decode(drawn: Any, possible: Distribution) -> Any:
+    """A drawn value as it stands in params.yaml: a float with four digits, since more would only
+    make it hard to read."""
+    if isinstance(possible, FloatDistribution):
+        return float(f"{drawn:.4g}")
+    return json.loads(drawn) if str(drawn).startswith(("[", "{")) else drawn
 
 
 def look_up(values: dict, name: str) -> Any:
-    """The value at a dotted name.
+    """The value of a dotted name.
 
     Raises:
-        LookupError: there is none.
+        LookupError: no such parameter.
     """
-    for step in steps(name):
-        try:
-            values = values[step]
-        except (KeyError, IndexError, TypeError):
-            message = f"no parameter of params.yaml: nothing is called {step} there"
-            raise LookupError(message) from None
-    return values
+    section, _, key = name.rpartition(".")
+    return (values[section] if section else values)[key]
 
 
 def put(values: dict, point: Point) -> dict:
     """A copy of `values` with those of the point put in.
 
     A parameter that is a list of candidates, such as svm_train.C, becomes a list of the one value.
+
+    Raises:
+        LookupError: no such parameter.
     """
     values = copy.deepcopy(values)
     for name, new in point.items():
-        *path, last = steps(name)
-        place = look_up(values, ".".join(map(str, path))) if path else values
-        if isinstance(place[last], list):  # in place: the comment on the line hangs on the list
-            place[last][:] = new if isinstance(new, list) else [new]
-        else:
-            place[last] = new
+        section, _, key = name.rpartition(".")
+        candidates = isinstance(look_up(values, name), list) and not isinstance(new, list)
+        (values[section] if section else values)[key] = [new] if candidates else new
     return values
 
 
@@ -173,7 +153,7 @@ def current(values: dict, space: Space) -> Point:
         now = look_up(values, name)
         only = now[0] if isinstance(now, list) and len(now) == 1 else now
         if isinstance(possible, CategoricalDistribution):
-            inside = [each for each in possible.choices if json.loads(str(each)) in (now, only)]
+            inside = [each for each in possible.choices if decode(each, possible) in (now, only)]
         else:
             number = isinstance(only, int | float) and not isinstance(only, bool)
             inside = [only] if number and possible.low <= only <= possible.high else []
@@ -186,15 +166,9 @@ def current(values: dict, space: Space) -> Point:
     return drawn
 
 
-def edit(text: str, point: Point) -> str:
-    """The text of params.yaml with the values of the point put in and every comment kept."""
-    yaml = YAML()
-    yaml.width = 10_000
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    flow = {name: yaml.load(json.dumps(new)) for name, new in point.items()}
-    written = io.StringIO()
-    yaml.dump(put(yaml.load(text), flow), written)
-    return written.getvalue()
+def overrides(values: dict, point: Point) -> list[str]:
+    """The point as arguments of `dvc exp run -S`, `values` being those of params.yaml."""
+    changed = put(values, point)
+    texts = {name: json.dumps(look_up(changed, name)) for name in point}
+    # Hydra, which reads them, takes no quoted keys.
+    return [name + "=" + text.replace('"', "") for name, text in texts.items()]
