@@ -1,9 +1,11 @@
 # `make help` lists what there is. Every target first makes .venv from requirements.txt, if it is
-# missing or older.
+# missing or older; tests and linters add requirements-dev.txt.
 PYTHON ?= python3
 WORKERS ?= 2
 VENV = .venv/installed
-PYTEST = python -m pytest --numprocesses $(WORKERS) --dist loadfile
+DEV = .venv/installed-dev
+INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+PYTEST = python -m pytest --numprocesses $(WORKERS) --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help demo repro report experiments test test-fast lint types bench lock
@@ -21,34 +23,40 @@ repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch t
 report: $(VENV)  ## the page report/index.html, of the models that have run; ARGS=--no-audio leaves the audio out
 	@python -m stages.report $(ARGS)
 
-experiments: $(VENV)  ## the experiments on this commit: the models' scores, and which parameters differ
-	@python -m commands.experiments
+experiments: $(VENV)  ## the experiments on this commit: each model's accuracy, and which parameters differ
+	@dvc exp show --only-changed --hide-workspace \
+	  --drop 'Created|data/|.*(_low|_high|macro_f1|ece|uar|mean|csv|txt)'
 
-test: $(VENV)  ## all tests, offline; WORKERS=8: on eight processes instead of two
+test: $(DEV)  ## all tests, offline; WORKERS=8: on eight processes instead of two
 	@$(PYTEST)
 
-test-fast: $(VENV)  ## the tests that take seconds and need no corpus: under a minute
+test-fast: $(DEV)  ## the tests that take seconds and need no corpus: under a minute
 	@$(PYTEST) -m "not slow and not real"
 
-lint: $(VENV)  ## style and common mistakes
+lint: $(DEV)  ## style and common mistakes
 	@ruff check . && ruff format --check .
 
-types: $(VENV)  ## the types of ser/ and commands/, by mypy
+types: $(DEV)  ## the types of ser/, commands/ and studies/, by mypy
 	@mypy
 
 bench: $(VENV)  ## the speed and memory claims, measured on this machine
-	@for name in mfcc search train; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
+	@for name in mfcc resample train; do echo "== $$name"; python -m benchmarks.$$name || exit 1; done
 
-lock: $(VENV)  ## pin requirements.in anew, in requirements.txt
-	@python -m pip install --quiet uv && python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	  $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
-	  --output-file requirements.txt requirements.in
+lock: $(VENV)  ## pin requirements.in and requirements-dev.in anew
+	@python -m pip install --quiet uv
+	@for list in requirements requirements-dev; do \
+	  python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	    $$(for name in $$(sed -n 's/^# left out: //p' requirements.in); do echo --no-emit-package $$name; done) \
+	    --output-file $$list.txt $$list.in || exit 1; \
+	done
 
 $(VENV): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@# Not compiled, since most of it is never imported: Python does what it needs.
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
-	@# For `dvc plots`, see .dvc/plots.html.
-	@.venv/bin/python -c 'import vl_convert; print(vl_convert.javascript_bundle(vl_version="5.21"))' > .venv/vega.js
+	$(INSTALL) --requirement requirements.txt
+	@touch $@
+
+$(DEV): requirements-dev.txt $(VENV)
+	$(INSTALL) --requirement requirements-dev.txt
 	@touch $@

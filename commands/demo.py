@@ -5,10 +5,12 @@ own.
 
 What `make demo` calls. The work tree, the index and params.yaml stay as they are.
 
+Reads:  demo.yaml, what differs from params.yaml
 Writes: the DVC experiment `demo`
         demo/ (git-ignored): its metrics, tables, pictures and page, for looking at
 """
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -18,28 +20,12 @@ from ruamel.yaml import YAML
 from ser.report import summary
 from ser.run import errors, experiments, outputs
 
-# What differs from params.yaml. The rest of the pipeline is the one that runs on RAVDESS.
-SETTINGS = (
-    "corpus=demo",
-    "folds=[0,1,2]",
-    "checkpoint=configs/demo",
-    "freeze_cnn=false",
-    "precision=fp32",
-    "lr=2e-3",
-    "head_lr=2e-3",
-    "batch_size=8",
-    "epochs=12",
-    "speeds=[0.9,1,1.1]",
-    "dropout=0",
-    "mask_time_prob=0",
-)
-
 NEXT = """
 These figures are of the SYNTHETIC demo corpus: they show that the pipeline works, and say nothing
 about human speech.
 
 The page        demo/index.html: open it in a browser
-Pictures        demo/*.png
+Pictures        demo/*.png, demo/*/*.png
 Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
                 dvc exp run -S lr=1e-3
 On to RAVDESS   make repro
@@ -47,7 +33,7 @@ On to RAVDESS   make repro
 
 
 def collect(folder: Path) -> None:
-    """Copy what the experiment's stages wrote to metrics/ and report/: not what else the commit
+    """Copy what the experiment's stages wrote to metrics/ and report/, not what else the commit
     has there."""
     files = DVCFileSystem(rev="demo")
     lock = YAML(typ="safe").load(files.read_text("dvc.lock"))
@@ -56,18 +42,20 @@ def collect(folder: Path) -> None:
         for out in stage["outs"]:
             path = Path(out["path"])
             if path.parent.name in ("metrics", "report"):
-                files.get_file(out["path"], str(folder / path.name))
+                files.get(out["path"], str(folder / path.name), recursive=files.isdir(out["path"]))
 
 
 @errors.one_line
 def main() -> None:
     """Run the experiment, copy its results to demo/, print the table and what comes next."""
+    settings = experiments.flat(YAML(typ="safe").load(Path("demo.yaml")))
     # The network is so small that several threads wait for each other more than they work.
     environment = {"OMP_NUM_THREADS": "1", **experiments.environment()}
     remove = ["dvc", "exp", "remove", "--quiet", "demo"]
     subprocess.run(remove, env=environment, stderr=subprocess.DEVNULL, check=False)
     run = ["dvc", "exp", "run", "--temp", "--name", "demo"]
-    run += [word for setting in SETTINGS for word in ("-S", setting)]
+    for name, value in settings.items():
+        run += ["-S", f"{name}={json.dumps(value)}"]
     if subprocess.run(run, env=environment, check=False).returncode:
         raise errors.UserError("the pipeline stopped; the lines above say where")
 

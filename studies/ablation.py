@@ -27,8 +27,7 @@ ORIGINAL = (
     "svm_train.kernel=[linear,rbf]", "svm_train.C=[0.1,1,10,100]", "svm_train.gamma=[0.1,1,10]",
 )  # fmt: skip
 
-# What each variant is called in the table, and what differs from params.yaml; the most telling
-# first.
+# By name: the title in the table, and what differs from params.yaml; the most telling first.
 VARIANTS = {
     "original": ("the original project's: mean MFCC, its grid", ORIGINAL),
     "emobox": ("EmoBox's folds", ("split.scheme=emobox",)),
@@ -56,50 +55,49 @@ def predictions(commit: str) -> pd.DataFrame:
         UserError: it has none, or the DVC cache lacks them.
     """
     try:
-        with DVCFileSystem(rev=commit).open("data/svm/predictions.csv") as file:
+        with DVCFileSystem(rev=commit).open("data/predictions/svm/predictions.csv") as file:
             return pd.read_csv(file).sort_values("clip", ignore_index=True)
     except (FileNotFoundError, DataIndexDirError):
         raise errors.UserError(
-            f"{commit}: no data/svm; `dvc repro evaluate@svm` and commit dvc.lock, or `dvc pull`"
+            f"{commit}: no predictions of the SVM; `dvc repro evaluate@svm` and commit dvc.lock, "
+            "or `dvc pull`"
         ) from None
 
 
-def row(what: str, settings: tuple[str, ...], table: pd.DataFrame, default: pd.DataFrame) -> str:
+def row(title: str, settings: tuple[str, ...], variant: pd.DataFrame, default: pd.DataFrame) -> str:
     """A variant's line of the Markdown table, from its predictions and the default's."""
-    rates = scoring.rates(scoring.per_actor_confusion(table).sum(axis=0))
+    rates = scoring.rates(scoring.per_actor_confusion(variant).sum(axis=0))
     difference = ""
-    if table is not default:
-        figures = scoring.differences(table, default)
+    if variant is not default:
+        figures = scoring.differences(variant, default)
         difference = scoring.as_text(figures, "accuracy", "{:+.1f}")
     changes = " ".join(f"`-S '{setting}'`" for setting in settings)
-    return f"| {what} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
+    return f"| {title} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
 
 
 @errors.one_line
 def main() -> None:
     """Run what is missing, print the table."""
-    wanted = sys.argv[1:] or list(VARIANTS)
-    unknown = [name for name in wanted if name not in VARIANTS]
-    if unknown:
+    names = sys.argv[1:] or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
         raise errors.UserError(f"{unknown[0]}: no such variant; known are {', '.join(VARIANTS)}")
-    what_counts = ("dvc.yaml", "dvc.lock", "params.yaml", "stages", "ser")
-    changed = experiments.git("diff", "--name-only", "HEAD", "--", *what_counts)
-    if changed:  # an experiment would take it along and be compared with a default that has it not
+    sources = ("dvc.yaml", "dvc.lock", "params.yaml", "stages", "ser")
+    if changed := experiments.git("diff", "--name-only", "HEAD", "--", *sources):
+        # An experiment would take it along and be compared with a default that has it not.
         raise errors.UserError(
             f"{changed.splitlines()[0]}: changed since the last commit; commit or restore it first"
         )
     default = predictions("HEAD")
-    for name in wanted:
-        if f"ablation-{name}" not in experiments.names():
+    for name in names:
+        if f"ablation-{name}" not in experiments.commits():
             experiments.run(f"ablation-{name}", VARIANTS[name][1], "evaluate@svm")
     print("| variant | settings | accuracy | UAR | difference in accuracy, points |")
     print("|---" * 5 + "|")
     print(row("default", (), default, default))
-    done = experiments.names()
-    for name, (what, settings) in VARIANTS.items():
-        if f"ablation-{name}" in done:
-            commit = experiments.git("rev-parse", f"{experiments.baseline()}/ablation-{name}")
-            print(row(what, settings, predictions(commit), default))
+    commits = experiments.commits()
+    for name, (title, settings) in VARIANTS.items():
+        if f"ablation-{name}" in commits:
+            print(row(title, settings, predictions(commits[f"ablation-{name}"]), default))
     print("\nIn brackets: 95 % bounds, a t interval over actors, paired.")
 
 

@@ -3,7 +3,6 @@ it runs in seconds."""
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
-
-from benchmarks.faults import SHRUNK
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
@@ -21,7 +20,14 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 NO_CHROMIUM = "no Chromium or Chrome"
 
-# How hard tests/test_fuzz.py tries: the same few cases every time, or a thousand other ones.
+# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch, a small grid.
+SHRUNK = (
+    "corpus=demo", "demo.takes=1", "demo.seconds=0.6", "folds=[0,1]", "checkpoint=configs/demo",
+    "freeze_cnn=false", "epochs=1", "lr=1e-3", "mfcc.warps=[1.0]", "svm_train.kernel=[rbf]",
+    "svm_train.C=[1,10]", "svm_train.gamma=[0.5]",
+)  # fmt: skip
+
+# For tests/test_fuzz.py: the same few cases every time, or a thousand other ones.
 settings.register_profile(
     "quick",
     max_examples=10,
@@ -82,6 +88,7 @@ class Project:
                 if not name.startswith(("RAVDESS_", "DVC_", "GIT_"))
             },
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",  # as in `make demo`; the last digits depend on it
             "XDG_CACHE_HOME": str(cache / "user"),
             **{
                 f"GIT_{role}_{key}": "test@localhost"
@@ -119,8 +126,8 @@ class Project:
 
 
 def make_project(path: Path, cache: Path) -> Project:
-    """A new repository with the files of this checkout that git does not ignore, as they are now,
-    and a DVC cache in `cache`."""
+    """A new repository in `path` with the files of this checkout that git does not ignore, as they
+    are now, and a DVC cache in `cache`."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -140,28 +147,51 @@ def make_project(path: Path, cache: Path) -> Project:
     return project
 
 
-def shrink_demo(project: Project, factory: pytest.TempPathFactory) -> None:
-    """Commit a demo of seconds, with a DVC cache that all processes of this test run share: what
-    one has run, the next takes from there."""
-    demo = project.path / "commands" / "demo.py"
-    settings = ", ".join(f'"{setting}"' for setting in SHRUNK)
-    text, count = re.subn(
-        r"^SETTINGS = \(.*?^\)", f"SETTINGS = ({settings},)", demo.read_text(), flags=re.M | re.S
-    )
-    assert count == 1
-    demo.write_text(text)
-    base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    config = project.path / ".dvc" / "config.local"
-    config.write_text(f"[cache]\n    dir = {shared / 'dvc'}\n")
-    project.run("git", "commit", "--quiet", "--all", "--message", "Shrunk")
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh project in which nothing has run."""
+    return make_project(tmp_path / "project", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with a shrunken demo: committed on `main`, and on `demo`, which is checked out, run
+    as a whole.
+
+    One for all processes of a test run: the first that wants it makes it, others wait. Nobody
+    changes it; take a `clone`. All clones share its DVC cache, so what one has run, the next takes
+    from there.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "done"
+    with FileLock(f"{home}.lock"):
+        if not (home / "finished").exists():
+            shutil.rmtree(home, ignore_errors=True)  # of a process that failed
+            project = make_project(home / "project", home)
+            (project.path / "demo.yaml").write_text("{}\n")
+            apply_overrides(project.path / "demo.yaml", [f"++{setting}" for setting in SHRUNK])
+            project.run("git", "commit", "--quiet", "--all", "--message", "A shrunken demo")
+            project.run("git", "switch", "--quiet", "--create", "demo")
+            project.run("dvc", "exp", "run", *(word for each in SHRUNK for word in ("-S", each)))
+            project.run("git", "add", "--all")
+            project.run("git", "commit", "--quiet", "--message", "The shrunken demo corpus")
+            (home / "finished").touch()
+    return Project(home / "project", home)
+
+
+def clone_of(done: Project, path: Path, branch: str = "demo") -> Project:
+    """A clone of the finished project that shares its DVC cache, nothing checked out of it yet."""
+    done.run("git", "clone", "--quiet", "--branch", branch, done.path, path)
+    shutil.copy(done.path / ".dvc" / "config.local", path / ".dvc" / "config.local")
+    return Project(path, path.parent)
 
 
 @pytest.fixture
-def project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh project in which nothing has run."""
-    (tmp_path / "project").mkdir()
-    return make_project(tmp_path / "project", tmp_path)
+def clone(done: Project, tmp_path: Path) -> Project:
+    """A clone of the finished project that shares its DVC cache, with the outputs checked out."""
+    project = clone_of(done, tmp_path / "clone")
+    project.run("dvc", "checkout", "--quiet")
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
-"""The command that measures what each part of MFCC + SVM is worth: its table, and what it
-refuses."""
+"""The study of what each part of MFCC + SVM is worth: its table, and what it refuses."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -32,35 +34,26 @@ def test_a_variant_s_line_has_the_paired_difference_with_its_bounds():
 
 
 @pytest.mark.slow
-def test_ablation_refuses_unknown_names_changes_and_a_commit_without_results(project):
-    one_line(project.command("ablation", "no-trimm"), "no-trimm", "no-trim,")
-    one_line(project.command("ablation", "no-trim"), "dvc repro evaluate@svm")
-    (project.path / "params.yaml").write_text((project.path / "params.yaml").read_text() + "\n")
-    one_line(project.command("ablation", "no-trim"), "params.yaml", "commit")
-
-
-@pytest.mark.slow
-def test_ablation_runs_what_is_missing_and_prints_the_table(project):
+def test_ablation_runs_what_is_missing_and_prints_the_table(clone):
     """On the demo corpus: a variant is run once, and again from git."""
-    settings = (
-        "corpus=demo",
-        "demo.seconds=0.6",
-        "demo.takes=1",
-        "svm_train.kernel=[rbf]",
-        "svm_train.C=[5]",
-        "svm_train.inner_folds=2",
-    )
-    changes = [word for setting in settings for word in ("-S", setting)]
-    project.run("dvc", "exp", "run", *changes, "evaluate@svm")
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message", "results")
-    first = project.command("ablation", "no-cov")
+
+    def ablation(*names: str) -> subprocess.CompletedProcess:
+        return clone.run(sys.executable, "-m", "studies.ablation", *names, check=False)
+
+    one_line(ablation("no-trimm"), "no-trimm", "no-trim,")
+    first = ablation("no-cov")
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| default", "| no covariance"]
     assert lines[-1].startswith("In brackets: 95 % bounds")
     assert "`-S 'mfcc.covariance=false'`" in lines[3]
-    assert "ablation-no-cov" in project.run("dvc", "exp", "list", "--name-only").stdout
-    again = project.command("ablation", "no-cov")
+    assert "ablation-no-cov" in clone.run("dvc", "exp", "list", "--name-only").stdout
+    again = ablation("no-cov")
     assert (again.stdout, again.stderr) == (first.stdout, "")
-    assert not project.run("git", "status", "--porcelain").stdout
+    assert not clone.run("git", "status", "--porcelain").stdout
+
+    with (clone.path / "params.yaml").open("a") as file:
+        file.write("# edited\n")
+    one_line(ablation("no-cov"), "params.yaml", "commit")
+    clone.run("git", "switch", "--quiet", "--discard-changes", "main")
+    one_line(ablation("no-cov"), "dvc repro evaluate@svm")
