@@ -36,7 +36,7 @@ def read(path: str | Path, columns: Collection[str] | None = None) -> pd.DataFra
     if not path.exists():
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
     try:
-        table = pd.read_csv(path, low_memory=False, float_precision="round_trip")
+        table = pd.read_csv(path, low_memory=False)
     except (ValueError, OverflowError) as error:  # pandas' own errors, and those of UTF-8, are such
         raise UserError(f"{path}: not a CSV table: {' '.join(str(error).split())[:150]}") from None
     if columns is not None and list(table.columns) != list(columns):

@@ -103,13 +103,13 @@ def gigabytes(run: dict) -> str:
 
 def overview() -> str:
     """The README's table: the results and published figures that are marked for it."""
-    listed = settings()
+    said = settings()
     rows = []
-    for name, words in listed["measured"].items():
+    for name, words in said["measured"].items():
         if words.get("readme"):
             cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
             rows.append([words["model"], words["protocol"], *cells])
-    for words in listed["published"]:
+    for words in said["published"]:
         if words.get("readme"):
             protocol = "; ".join(words[key] for key in ("protocol", "caveat") if key in words)
             rows.append([f"*published:* {words['system']}", protocol, *published(words)])

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from ser import corpus
 
-TITLES = {"svm": "MFCC + SVM", "probe": "frozen encoder + probe"}
+TITLES = {"svm": "MFCC + SVM", "probe": "frozen encoder + probe"}  # the second with run and epochs
 
 
 def predictions(share: float, seed: int) -> pd.DataFrame:
@@ -33,12 +33,8 @@ def predictions(share: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values("clip", ignore_index=True)
 
 
-def make(folder: Path, sound: bool = True) -> Path:
-    """A project's folder in which two models have predicted the 96 clips of `predictions`.
-
-    Args:
-        sound: whether there are clips to listen to.
-    """
+def make(folder: Path) -> Path:
+    """A project's folder in which two models have predicted the 96 clips of `predictions`."""
     for name in ("data/audio", "metrics"):
         (folder / name).mkdir(parents=True)
     values = YAML().load(ROOT / "params.yaml")
@@ -46,13 +42,16 @@ def make(folder: Path, sound: bool = True) -> Path:
     YAML().dump(values, folder / "params.yaml")
     shutil.copytree(ROOT / "results", folder / "results")
     for seed, (model, share) in enumerate({"svm": 0.6, "probe": 0.8}.items()):
-        (folder / "data" / model).mkdir()
-        predictions(share, seed).to_csv(folder / f"data/{model}/predictions.csv", index=False)
-        (folder / f"metrics/{model}_protocol.txt").write_text(f"made up; seed {seed} <of none>\n")
+        place = folder / "data" / "predictions" / model
+        place.mkdir(parents=True)
+        predictions(share, seed).to_csv(place / "predictions.csv", index=False)
+        (place / "protocol.txt").write_text(f"made up; seed {seed} <of none>\n")
+    (place / "run.json").write_text(json.dumps({"device": "abacus", "versions": {"beads": "1.0"}}))
+    epochs = {"fold": [0, 0], "epoch": [1, 2], "loss": [2.0, 1.0], "uar": [0.2, 0.5]}
+    pd.DataFrame(epochs).to_csv(place / "epochs.csv", index=False)
     (folder / "metrics/corpus.json").write_text(json.dumps({"clips": 96, "stereo_files": 5}))
     table = pd.DataFrame({"emotion": corpus.EMOTIONS, "clips": 12, "actors": 12, "seconds": 19.2})
     table.to_csv(folder / "metrics/corpus.csv", index=False)
-    if sound:
-        for seed, clip in enumerate(predictions(1, 0)["clip"]):
-            voices.clip(folder / f"data/audio/{clip}.wav", 0.4, seed % 7, silence=0.1)
+    for seed, clip in enumerate(predictions(1, 0)["clip"]):
+        voices.clip(folder / f"data/audio/{clip}.wav", 0.4, seed % 7, silence=0.1)
     return folder
