@@ -23,7 +23,7 @@ def load(folder: Path) -> Encoder:
     encoder = checkpoint.load(folder, str(folder), seed=0, headless=head.exists())
     if head.exists():
         encoder.head = LayersHead(len(encoder.layers), encoder.width)
-        with checkpoint.foreign(str(head), "does not load"):
+        with checkpoint.one_line_for(str(head), "does not load"):
             load_model(encoder.head, head)
-            checkpoint.tried(encoder)
+            checkpoint.check_finite(encoder)
     return encoder.eval()
