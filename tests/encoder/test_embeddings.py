@@ -84,40 +84,19 @@ def test_waveforms(tmp_path, architecture):
 
 @torch.inference_mode()
 def test_whisper_without_its_silence(tmp_path):
-    """As transformers' encoder, with a window as long as the clip is without the silence at its
-    ends; its windows are an even number of 10 ms long."""
-    write_whisper(tmp_path / "bare")
-    checkpoint.load(tmp_path / "bare", "bare", 0).save(tmp_path / "tiny")
-    folder = workplace(tmp_path / "work", tmp_path / "tiny", trim_db=30.0)
+    """Of the clip without the silence at its ends, as the encoder that tests/encoder/test_families
+    compares with transformers' own gives it."""
+    folder = workplace(tmp_path / "work", write_whisper(tmp_path / "tiny"), trim_db=30.0)
     table = run(folder).set_index("clip")
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
-    encoder = transformers.WhisperForAudioClassification.from_pretrained(tmp_path / "tiny").encoder
-    positions, compared = encoder.embed_positions.weight.clone(), 0
+    encoder = checkpoint.load(tmp_path / "tiny", "tiny", 0)
     for clip in CLIPS:
         samples = audio.read(folder / f"data/audio/{clip}.wav")
         trimmed, _ = librosa.effects.trim(samples, top_db=30)
         assert len(trimmed) < len(samples)
-        mels = extractor(trimmed, sampling_rate=16000, padding=False, return_tensors="pt")
-        frames = mels.input_features.shape[2]
-        if frames % 2:
-            continue
-        encoder.config.max_source_positions = frames // 2
-        encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions[: frames // 2])
-        states = encoder(mels.input_features, output_hidden_states=True).hidden_states
+        inputs = torch.from_numpy(encoder.prepare(trimmed))[None]
+        states = encoder.hidden_states(inputs, torch.tensor([inputs.shape[1]])).layers
         expected = statistics([state[0] for state in states])
         assert np.abs(table.loc[clip].to_numpy() - expected).max() < 1e-5
-        compared += 1
-    assert compared
-
-
-def test_same_bytes_whatever_the_number_of_workers(tmp_path, monkeypatch):
-    folder = workplace(tmp_path / "work", write_whisper(tmp_path / "tiny"))
-    written = []
-    for workers in (1, 3, 1):
-        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(workers))
-        run(folder)
-        written.append((folder / "data/embeddings.parquet").read_bytes())
-    assert written[0] == written[1] == written[2]
 
 
 def test_one_clip_gets_the_row_of_the_table(tmp_path):
@@ -128,9 +107,9 @@ def test_one_clip_gets_the_row_of_the_table(tmp_path):
     table = run(folder)
     embedder = Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
     assert embedder.columns == list(table.columns[1:])
-    for clip, *numbers in table.itertuples(index=False):
-        samples = audio.read(folder / f"data/audio/{clip}.wav")
-        assert embedder(samples, clip) == pytest.approx(np.array(numbers), abs=1e-5)
+    samples = audio.read(folder / f"data/audio/{CLIPS[0]}.wav")
+    row = table.set_index("clip").loc[CLIPS[0]].to_numpy()
+    assert embedder(samples, CLIPS[0]) == pytest.approx(row, abs=1e-5)
     (tiny / "config.json").write_text((tiny / "config.json").read_text() + " ")
     with pytest.raises(UserError, match="not the encoder that the probe was trained on"):
         Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
