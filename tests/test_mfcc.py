@@ -68,7 +68,7 @@ def test_table_names_what_it_holds(clips):
 
 
 def test_a_longer_vocal_tract_moves_the_features_less_than_without_warps(tmp_path):
-    """What `warps` is for: the same clip with its spectrum shifted by a tenth."""
+    """The purpose of `warps`, on the same clip with its spectrum shifted by a tenth."""
     samples = audio.read(clip(tmp_path / "a.wav"))
     longer = np.interp(
         np.arange(0, len(samples) - 1, 0.9), np.arange(len(samples)), samples

@@ -27,7 +27,7 @@ def one_fold(held_out: int, data: crossval.Data, chosen: params.SvmTrain) -> tup
 
 
 def same(one: model.Model, other: model.Model) -> bool:
-    """Whether two models are equal to the last bit."""
+    """True if two models are equal to the last bit."""
     pairs = zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 

@@ -100,8 +100,7 @@ def test_whisper_without_its_silence(tmp_path):
 
 
 def test_one_clip_gets_the_row_of_the_table(tmp_path):
-    """What a model trained on the table needs to describe a new clip: the table's `attrs`, and the
-    same encoder."""
+    """By the table's `attrs` and the same encoder, as a model trained on the table needs it."""
     tiny = write_whisper(tmp_path / "tiny")
     folder = workplace(tmp_path / "work", tiny, trim_db=25.0, seed=5)
     table = run(folder)
