@@ -126,13 +126,9 @@ def checkpoints(home: Path) -> None:
 
     whisper(home / "whisper", "WhisperForConditionalGeneration")
     add(home / "whisper" / "config.json", **SPEECH)
-    add(home / "whisper" / "preprocessor_config.json", mel_filters=[[0.0] * 201] * 8)
     half = whisper(home / "half", "WhisperForConditionalGeneration").half()
     half.save_pretrained(home / "half")
     binary(home / "whisper-binary", whisper(home / "whisper-binary", "WhisperModel"))
-    alone = load_file(home / "whisper" / "model.safetensors")
-    alone = {key: value for key, value in alone.items() if ".encoder." in key}
-    save_file(alone, write_whisper(home / "encoder") / "model.safetensors", {"format": "pt"})
     add(write_whisper(home / "mels") / "config.json", num_mel_bins=12)
 
 
@@ -302,10 +298,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
 
 
-@pytest.mark.parametrize("name", ["whisper", "half", "whisper-binary", "encoder"])
+@pytest.mark.parametrize("name", ["whisper", "half", "whisper-binary"])
 def test_of_whisper_only_the_encoder_is_kept(home, tmp_path, name):
-    """From safetensors or the older format, in half or full precision, with a decoder or without:
-    the same encoder, in float32."""
+    """From safetensors or the older format, in half or full precision: the same encoder, in
+    float32."""
     hub.collect(str(home / name), COMMIT, tmp_path)
     kept = load_file(tmp_path / "model.safetensors")
     dtype = torch.float16 if name == "half" else torch.float32
