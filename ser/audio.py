@@ -16,17 +16,17 @@ from ser.run.errors import UserError
 
 SAMPLE_RATE = 16_000  # Hz: what wav2vec 2.0 was trained on
 
-# What FFmpeg may take a file for, by the names of its demuxers: recordings of sound and video. Not
-# playlists and lists of files, which would have it open what they name.
+# FFmpeg's demuxers that may be used: those of recordings of sound and video. Not those of playlists
+# and lists of files, which would have it open what they name.
 FORMATS = (
     "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "eac3", "flac", "flv",
     "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "nistsphere", "nut", "ogg", "rm",
     "sox", "tak", "tta", "voc", "w64", "wav", "wv",
 )  # fmt: skip
 
-# Bytes of a WAV file's samples that FFmpeg reads at a time, and all that it searches for DTS or
-# AC-3 passed off as PCM: some frames of it. Its own choices, 4096 samples and 5 MB, would take
-# longer than all else (benchmarks/resample.py).
+# Bytes of a WAV file that FFmpeg reads at a time, and that it searches for DTS or AC-3 passed off
+# as PCM. Its own choices, 4096 samples and 5 MB, would take longer than all else
+# (benchmarks/resample.py).
 WAV_BYTES = "32768"
 
 
@@ -107,7 +107,7 @@ def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> Non
 
 
 def read(path: str | Path) -> np.ndarray:
-    """Samples of a clip that `resample` wrote.
+    """Read a clip that `resample` wrote.
 
     Returns:
         float32 in [-1, 1], shape (n,), 16 kHz mono.

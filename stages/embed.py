@@ -1,10 +1,10 @@
-"""Describe every clip by the hidden states of the frozen encoder: no training, minutes on a CPU.
+"""Embed every clip by the hidden states of the frozen encoder: no training, minutes on a CPU.
 
 Reads:  data/audio/*.wav, data/checkpoint, params `embed`
 Writes: data/embeddings.parquet: a row per clip, sorted by clip; the column clip, then float32:
           layer0_mean_000 …    mean over time of what enters the first transformer layer
           layer0_std_000 …     its standard deviation over time
-          layer1_mean_000 …    and so on, for what each layer makes of it
+          layer1_mean_000 …    and so on, for the output of each layer
         With the table's `attrs`: checkpoint (a hash of the encoder's files), trim_db, seed.
 """
 

@@ -1,4 +1,4 @@
-"""Decode every clip with FFmpeg to what wav2vec 2.0 expects: 16 kHz, mono.
+"""Decode every clip with FFmpeg to 16 kHz, mono, as the encoders expect it.
 
 Reads:  data/raw/Actor_XX/*.wav
 Writes: data/audio/*.wav: 16 kHz, mono, PCM_16, same names, one flat folder

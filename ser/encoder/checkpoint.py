@@ -1,6 +1,5 @@
-"""Pretrained encoders of speech: which fit, and their weights under a head for our emotions."""
+"""Pretrained encoders of speech, loaded under a head for our emotions."""
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,8 +21,6 @@ from ser.run.errors import UserError
 
 FAMILIES = (Waveform, Whisper)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
-# What no encoder of speech comes near: layers, other numbers in a configuration, weights, frames.
-MOST, LARGEST, WEIGHTS_AT_MOST, FRAMES_AT_MOST = 1000, 1 << 20, 1 << 32, 1000
 CLASSIFIERS = ("ForSequenceClassification", "ForAudioClassification")
 
 
@@ -33,16 +30,16 @@ def family(config: transformers.PreTrainedConfig) -> type[Encoder]:
 
 
 @contextmanager
-def foreign(name: str, what: str) -> Iterator[None]:
-    """Make one line of whatever goes wrong inside: transformers and torch check little of what a
-    checkpoint's files say, and may stumble over it anywhere.
+def one_line_for(name: str, problem: str) -> Iterator[None]:
+    """Turn any exception into one line: transformers and torch check little of a checkpoint's
+    files, and may stumble over them anywhere.
 
     Args:
-        name: what messages call the checkpoint.
-        what: is wrong with it.
+        name: of the checkpoint, for messages.
+        problem: begins the message.
 
     Raises:
-        UserError: says both.
+        UserError: instead of what was raised inside.
     """
     try:
         with warnings.catch_warnings():
@@ -51,34 +48,15 @@ def foreign(name: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{name}: {what}: {said}") from None
-
-
-def check_sizes(file: Path, name: str) -> None:
-    """Refuse a configuration by whose numbers alone a model would fill memory or take for ever.
-
-    Raises:
-        UserError: it has one, or is no JSON object.
-    """
-    waiting = [("", json.loads(file.read_bytes()))]
-    if not isinstance(waiting[0][1], dict):
-        raise UserError(f"{name}: {file.name} is no JSON object")
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.items()
-        elif isinstance(value, list):
-            waiting += ((key, item) for item in value)
-        elif isinstance(value, int) and abs(value) > (MOST if "layers" in key else LARGEST):
-            raise UserError(f"{name}: {key} = {value:.3g} in {file.name}: larger than any model's")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{name}: {problem}: {reason}") from None
 
 
 def read_config(
     folder: Path, name: str
 ) -> tuple[transformers.PreTrainedConfig, transformers.FeatureExtractionMixin]:
-    """Configuration and feature extractor of the checkpoint in `folder`, which messages call
-    `name`. Code that may lie beside them is not run.
+    """Read configuration and feature extractor of the checkpoint in `folder`, which messages call
+    `name`. Code beside them is not run.
 
     Raises:
         UserError: a file is missing or broken, the architecture does not fit, or it is a classifier
@@ -92,9 +70,7 @@ def read_config(
                 f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json "
                 "and, if pretrained, weights"
             )
-        with foreign(name, "not a configuration that transformers knows"):
-            check_sizes(folder / file, name)
-    with foreign(name, "not a configuration that transformers knows"):
+    with one_line_for(name, "not a configuration that transformers knows"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(
             folder, trust_remote_code=False
@@ -104,10 +80,10 @@ def read_config(
 
 
 def check_fit(config: Any, extractor: Any, name: str) -> None:
-    """Refuse what `read_config` says.
+    """Refuse a checkpoint that is no encoder of ours, see `read_config`.
 
     Raises:
-        UserError: it does not fit.
+        UserError: says why.
     """
     known = [kind for family in FAMILIES for kind in family.TYPES]
     if config.model_type not in known:
@@ -127,10 +103,6 @@ def check_fit(config: Any, extractor: Any, name: str) -> None:
             f"{name}: fine-tuned to tell apart {', '.join(labels)}; "
             f"expected our {', '.join(corpus.EMOTIONS)}, or none"
         )
-    with torch.device("meta"):  # which takes no memory
-        model = transformers.AutoModelForAudioClassification.from_config(config)
-    if (size := sum(parameter.numel() for parameter in model.parameters())) > WEIGHTS_AT_MOST:
-        raise UserError(f"{name}: {size:.3g} weights; {WEIGHTS_AT_MOST:.3g} at most")
 
 
 def weights(folder: Path) -> Path | None:
@@ -150,22 +122,22 @@ def load(
     draws: Any = None,
     **changes: object,
 ) -> Encoder:
-    """An encoder under a head for our emotions: the checkpoint's weights, or all weights new if it
-    has none. The head is new unless the checkpoint has one for our emotions.
+    """Load an encoder under a head for our emotions, in eval mode: with the checkpoint's weights,
+    or new ones if it has none. The head is new unless the checkpoint has one for our emotions.
 
     Args:
         folder: holds config.json, preprocessor_config.json and perhaps weights, of any precision;
             here they are float32.
-        name: what messages call the checkpoint.
+        name: of the checkpoint, for messages.
         seed: of the new weights.
         freeze_cnn: whether the convolutions stay as they are.
-        headless: whether the weights may lack transformers' own head, which is then made anew.
+        headless: whether the weights may lack transformers' own head, which is then new.
         head, head_dropout, draws: as of `Encoder`.
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
-        UserError: what `read_config` refuses; weights that do not fit the configuration, or give
-            what is not a number; a fine-tuned head that would not be loaded but silently made anew.
+        UserError: as `read_config`; or the weights do not fit the configuration, they give NaN, or
+            a fine-tuned head would silently be replaced by a new one.
     """
     exact()
     config, extractor = read_config(folder, name)
@@ -176,11 +148,20 @@ def load(
     )
     torch.manual_seed(seed)
     if weights(folder) is None:
-        with foreign(name, "no model comes of its configuration"):
+        with one_line_for(name, "no model comes of its configuration"):
             model = transformers.AutoModelForAudioClassification.from_config(config)
             kind.start(model)
-            return tried(kind(model, extractor, name, freeze_cnn, head, head_dropout, draws))
-    with foreign(name, "weights do not load"):
+    else:
+        model = pretrained(folder, config, name, headless)
+    with one_line_for(name, "no model comes of its configuration"):
+        encoder = kind(model, extractor, name, freeze_cnn, head, head_dropout, draws).eval()
+        check_finite(encoder)
+    return encoder
+
+
+def pretrained(folder: Path, config: Any, name: str, headless: bool) -> Any:
+    """transformers' model of the checkpoint in `folder`. Arguments and errors as of `load`."""
+    with one_line_for(name, "weights do not load"):
         model, report = transformers.AutoModelForAudioClassification.from_pretrained(
             folder,
             config=config,
@@ -191,7 +172,7 @@ def load(
     strange = sorted(
         key
         for key in report["unexpected_keys"]
-        if not any(part in key for part in kind.OTHER_WEIGHTS)
+        if not any(part in key for part in family(config).OTHER_WEIGHTS)
     )
     new = HEAD if headless else ()
     missing = sorted(
@@ -200,47 +181,36 @@ def load(
         if not key.startswith(new) and not key.endswith("masked_spec_embed")
     )
     if strange or missing:
-        what = f"holds {strange[0]}, which has no place in" if strange else f"lacks {missing[0]} of"
+        problem = (
+            f"holds {strange[0]}, which has no place in" if strange else f"lacks {missing[0]} of"
+        )
         raise UserError(
-            f"{name}: {what} {type(model).__name__}; a head or weights would be lost silently"
+            f"{name}: {problem} {type(model).__name__}; a head or weights would be lost silently"
         )
     if "layer_weights" in report["missing_keys"]:
         # transformers (5.23) leaves them as the memory was.
         model.layer_weights.data.fill_(1 / len(model.layer_weights))
-    with foreign(name, "no model comes of its configuration"):
-        return tried(kind(model, extractor, name, freeze_cnn, head, head_dropout, draws))
+    return model
 
 
-def tried(encoder: Encoder) -> Encoder:
-    """`encoder`, after it has heard a quarter of a second of noise.
+def check_finite(encoder: Encoder) -> None:
+    """Have an encoder in eval mode hear a quarter of a second of noise.
 
     Raises:
-        UserError: it cuts a second into more frames than attention has memory for, or what comes
-            out is not a number.
+        UserError: its logits are not numbers.
     """
     length = max(encoder.shortest, audio.SAMPLE_RATE // 4)
     length = min(length, encoder.longest or length)
     noise = np.random.default_rng(0).normal(0, 0.1, length).astype(np.float32)
-    modes = {module: module.training for module in encoder.modules()}
-    # transformers draws for layerdrop even in vain, and a head may be drawn after this.
+    # transformers draws random numbers even in vain, and a head may be drawn after this.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        inputs = torch.from_numpy(encoder.eval().prepare(noise))[None]
-        lengths = torch.tensor([inputs.shape[1]])
-        frames = int(encoder.frames(lengths)[0])
-        if frames * audio.SAMPLE_RATE > FRAMES_AT_MOST * length:
-            raise UserError(
-                f"{encoder.name}: {frames} frames of {length / audio.SAMPLE_RATE:g} s; "
-                f"{FRAMES_AT_MOST} a second at most"
-            )
-        if not encoder(inputs, lengths).isfinite().all():
+        inputs = torch.from_numpy(encoder.prepare(noise))[None]
+        if not encoder(inputs, torch.tensor([inputs.shape[1]])).isfinite().all():
             raise UserError(f"{encoder.name}: its weights or settings give what is not a number")
-    for module, training in modes.items():
-        module.training = training
-    return encoder
 
 
 def exact() -> None:
-    """Make single precision mean it, and every run the same, on GPUs as well.
+    """Turn on full single precision and repeatable results, on GPUs as well.
 
     Left to itself, cuDNN rounds the factors of convolutions to ten bits (TF32), and CUDA adds up
     some gradients in whatever order they arrive.
@@ -254,8 +224,8 @@ def exact() -> None:
 
 
 def quiet() -> None:
-    """Keep transformers and datasets from printing: the stages say themselves what they do, and the
-    head is new on purpose."""
+    """Keep transformers and datasets from printing: stages print themselves, and the head is new on
+    purpose."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()

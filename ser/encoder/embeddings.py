@@ -1,5 +1,5 @@
-"""A clip described by what a frozen encoder makes of it: mean and deviation over time of every
-hidden layer."""
+"""Embeddings of a clip: mean and standard deviation over time of a frozen encoder's hidden
+layers."""
 
 import hashlib
 from pathlib import Path
@@ -15,13 +15,13 @@ from ser.run.errors import UserError
 
 
 class Embedder:
-    """Describes clips, one at a time: unpadded, without the silence at their ends.
+    """Embeds clips, one at a time: unpadded, without the silence at their ends.
 
     Attributes:
-        columns: names of the numbers, `layer0_mean_000`, …, `layer0_std_000`, …, `layer1_mean_000`,
-            …; layer 0 is what enters the first transformer layer.
-        origin: what the numbers depend on beside the clip: `checkpoint`, the encoder's files as 64
-            hex digits, and the `trim_db` and `seed` of `settings`.
+        columns: names of the features: `layer0_mean_000`, …, `layer0_std_000`, …,
+            `layer1_mean_000`, …; layer 0 is what enters the first transformer layer.
+        origin: all that the features depend on beside the clip: `checkpoint`, a hash of the
+            encoder's files, and the `trim_db` and `seed` of `settings`.
     """
 
     def __init__(self, folder: Path, name: str, settings: Embed):
@@ -34,7 +34,7 @@ class Embedder:
         """
         self.arguments = folder, name, settings
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = checkpoint.load(folder, name, settings.seed).eval().to(device)
+        self.encoder = checkpoint.load(folder, name, settings.seed).to(device)
         self.trim_db = settings.trim_db
         width, layers = self.encoder.width, len(self.encoder.layers) + 1
         digits = max(3, len(str(width - 1)))
@@ -48,7 +48,7 @@ class Embedder:
 
     @classmethod
     def like(cls, origin: dict, folder: Path, name: str) -> "Embedder":
-        """The one that described the clips a model was trained on, by the `origin` it had.
+        """The one that a model's training clips were embedded with, by its `origin`.
 
         Raises:
             UserError: `folder` holds another encoder by now.
@@ -66,7 +66,7 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, samples: np.ndarray, clip: str) -> np.ndarray:
-        """Numbers that describe one clip, float32, in the order of `columns`.
+        """Features of one clip, float32, in the order of `columns`.
 
         Args:
             samples: float32 in [-1, 1], shape (n,), 16 kHz.
@@ -81,13 +81,12 @@ class Embedder:
         inputs = torch.from_numpy(self.encoder.prepare(samples))[None]
         device = next(self.encoder.parameters()).device
         states = self.encoder.hidden_states(inputs.to(device), torch.tensor([inputs.shape[1]]))
-        numbers = [mean_and_deviation(layer, states.mask) for layer in states.layers]
-        return torch.cat([part[0] for pair in numbers for part in pair]).cpu().numpy()
+        statistics = [mean_and_deviation(layer, states.mask) for layer in states.layers]
+        return torch.cat([part[0] for pair in statistics for part in pair]).cpu().numpy()
 
 
 def digest(folder: Path) -> str:
-    """64 hex digits that stand for the files of a checkpoint, in whatever order they were
-    written."""
+    """SHA-256 over the names and contents of a checkpoint's files, 64 hex digits."""
     total = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Checkpoints as the model hub has them, fetched at a pinned revision or copied from a folder."""
+"""Checkpoint files: fetched from the model hub at a pinned revision, or copied from a folder."""
 
 import shutil
 from pathlib import Path
@@ -11,11 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ser.encoder import checkpoint
-from ser.encoder.checkpoint import WEIGHTS
 from ser.run import project
 from ser.run.errors import UserError
 
-FILES = ("config.json", "preprocessor_config.json", *WEIGHTS)
+CONFIGURATION = ("config.json", "preprocessor_config.json")
 
 
 def fetch(name: str, revision: str, file: str) -> Path | None:
@@ -52,7 +51,7 @@ def fetch(name: str, revision: str, file: str) -> Path | None:
 
 
 def local(name: str) -> Path | None:
-    """The folder called `name`, seen from here or from the project's folder (an experiment may run
+    """The folder called `name`, relative to this folder or to the project's (an experiment may run
     in a work tree elsewhere); None if it is a name on the hub.
 
     Raises:
@@ -81,35 +80,39 @@ def copy_weights(source: Path, folder: Path, left_out: tuple[str, ...]) -> None:
         if any(name.startswith(left_out) for name in tensors):
             kept = {n: tensors[n].contiguous() for n in tensors if not n.startswith(left_out)}
     if kept:
-        save_file(kept, folder / WEIGHTS[0], {"format": "pt"})
+        save_file(kept, folder / checkpoint.WEIGHTS[0], {"format": "pt"})
     else:
         shutil.copyfile(source, folder / source.name)
 
 
 def collect(name: str, revision: str, folder: Path) -> str | None:
-    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`;
-    return the commit that `revision` stands for on the hub.
+    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`.
+
+    Returns:
+        the commit that `revision` stands for on the hub; None for a local folder.
 
     Raises:
         UserError: no such folder or model, or one without the files needed.
     """
-    place, commit = local(name), None
-    for file in FILES:
-        if file == WEIGHTS[0]:  # before hundreds of megabytes, see whether they would be of use
-            config, _ = checkpoint.read_config(folder, name)
-        path = place / file if place else fetch(name, revision, file)
-        if not path or not path.exists():
-            continue
-        if not place:
-            commit = path.parent.name
-        if file not in WEIGHTS:
+    place = local(name)
+
+    def find(file: str) -> Path | None:
+        if place is None:
+            return fetch(name, revision, file)
+        return place / file if (place / file).exists() else None
+
+    for file in CONFIGURATION:
+        if path := find(file):
             shutil.copyfile(path, folder / file)
-            continue
-        with checkpoint.foreign(name, "weights do not load"):
-            copy_weights(path, folder, checkpoint.family(config).LEFT_OUT)
-        return commit
-    if not place:
+    # Before hundreds of megabytes are fetched, see whether they would be of use.
+    config, _ = checkpoint.read_config(folder, name)
+    path = next(filter(None, map(find, checkpoint.WEIGHTS)), None)
+    if path is None and place is None:
         raise UserError(
-            f"{name}: the hub {constants.ENDPOINT} has neither {' nor '.join(WEIGHTS)} of it"
+            f"{name}: the hub {constants.ENDPOINT} has neither "
+            f"{' nor '.join(checkpoint.WEIGHTS)} of it"
         )
-    return None
+    if path is not None:
+        with checkpoint.one_line_for(name, "weights do not load"):
+            copy_weights(path, folder, checkpoint.family(config).LEFT_OUT)
+    return path.parent.name if path and place is None else None

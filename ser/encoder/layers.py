@@ -1,4 +1,4 @@
-"""Parts that stand in for transformers' own inside an encoder, because they are faster."""
+"""Attention in place of transformers' own: faster, and repeatable on GPUs."""
 
 from typing import Any
 
@@ -18,9 +18,11 @@ def attention(
     mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """transformers' SDPA on CPUs in single precision, else its plain products: on CPUs they take
-    half the time in half precision (torch 2.13), and on GPUs the gradients of SDPA with a mask
-    differ from run to run. Clips are short: what they need of memory is little."""
+    """transformers' SDPA on CPUs in single precision, else its plain products.
+
+    In half precision on CPUs these take half the time (torch 2.13), and on GPUs the gradients of
+    SDPA with a mask differ from run to run. Clips are short, so that memory is no concern.
+    """
     if query.device.type == "cpu" and query.dtype == torch.float32:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     if mask is not None:
@@ -31,11 +33,11 @@ def attention(
 
 
 def attention_mask(*arguments: Any, **options: Any) -> torch.Tensor | None:
-    """transformers' mask for SDPA, built without looking whether it masks anything: a look would
+    """transformers' mask for SDPA, built without a check whether it masks anything, which would
     make a GPU wait."""
     return sdpa_mask(*arguments, **{**options, "allow_is_bidirectional_skip": False})
 
 
-ATTENTION = "sdpa_or_products"  # what configurations call it
+ATTENTION = "sdpa_or_products"  # its name in configurations
 transformers.AttentionInterface.register(ATTENTION, attention)
 transformers.AttentionMaskInterface.register(ATTENTION, attention_mask)

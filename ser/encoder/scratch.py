@@ -1,4 +1,4 @@
-"""First weights of an encoder trained from scratch."""
+"""Initial weights of an encoder trained from scratch."""
 
 import numpy as np
 import torch

@@ -22,7 +22,7 @@ def load(folder: Path) -> Encoder:
     if not own_head.exists():
         return checkpoint.load(folder, str(folder), seed=0, headless=False).eval()
     encoder = checkpoint.load(folder, str(folder), seed=0, head=LayersHead)
-    with checkpoint.foreign(str(own_head), "does not load"):
+    with checkpoint.one_line_for(str(own_head), "does not load"):
         load_model(encoder.head, own_head)
-        checkpoint.tried(encoder)
+        checkpoint.check_finite(encoder)
     return encoder.eval()

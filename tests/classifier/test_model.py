@@ -2,37 +2,36 @@
 executed, one line for what is no model."""
 
 import dataclasses
-import json
+import functools
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.numpy
 from feature_tables import clips, data, features, out_of_fold, settings
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser.classifier import choice, kernels, model
+from ser.classifier import crossval, kernels, model
 from ser.run import errors
 
 ROWS = clips()
 OTHERS = features(ROWS, seed=5)
 
 
-def trained(**changes) -> model.Model:
-    """The model of fold 0 for a table as it is stored: float32."""
-    chosen = settings(**{"C": [10.0], "gamma": [0.3], **changes})
-    table = features(ROWS).astype("float32").astype("float64")
+@functools.cache
+def trained(kernel: str, dtype: str = "float32") -> model.Model:
+    """The model of fold 0, for features of this precision; float32 is how they are stored."""
+    chosen = settings(kernel=[kernel], C=[10.0], gamma=[0.3], blocks=[{"dct": 2.0, "stat": 1.0}])
+    table = features(ROWS).astype(dtype).astype("float64")
     return out_of_fold(data(ROWS, table), chosen)[2][0]
 
 
 @pytest.mark.parametrize("kernel", ["linear", "logistic", "rbf", "rbf_mean"])
-@pytest.mark.parametrize("blocks", [{"stat": 1.0}, {"dct": 2.0, "stat": 1.0}], ids=["one", "two"])
-def test_read_again_it_predicts_the_same_and_writes_the_same_bytes(tmp_path, kernel, blocks):
-    original = trained(kernel=[kernel], blocks=[blocks])
+def test_read_again_it_predicts_the_same_and_writes_the_same_bytes(tmp_path, kernel):
+    original = trained(kernel)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     original.save(tmp_path / "first")
@@ -40,36 +39,35 @@ def test_read_again_it_predicts_the_same_and_writes_the_same_bytes(tmp_path, ker
     again.save(tmp_path / "second")
     for file in (model.SETTINGS, model.ARRAYS):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
-    pd.testing.assert_frame_equal(
-        original.probabilities(OTHERS),
-        again.probabilities(OTHERS),
-        check_exact=False,
-        rtol=0,
-        atol=1e-12,
-    )
-    assert list(again.settings.columns) == list(blocks)
+    expected = original.probabilities(OTHERS)
+    pd.testing.assert_frame_equal(again.probabilities(OTHERS), expected, rtol=0, atol=1e-12)
+    assert list(again.settings.columns) == ["dct", "stat"]
     # Columns are taken by name, whatever else the table holds and in whichever order.
     shuffled = OTHERS.assign(seg_other=1.0)[["seg_other", *OTHERS.columns[::-1]]]
-    pd.testing.assert_frame_equal(original.probabilities(OTHERS), again.probabilities(shuffled))
+    pd.testing.assert_frame_equal(again.probabilities(shuffled), expected)
+    assert again.probabilities(OTHERS[:0]).shape == (0, 8)
 
 
 def test_features_finer_than_float32_are_kept(tmp_path):
-    original = out_of_fold(data(ROWS), settings(C=[10.0], kernel=["rbf"]))[2][0]
+    original = trained("rbf", "float64")
     original.save(tmp_path)
-    pd.testing.assert_frame_equal(
-        original.probabilities(OTHERS),
-        model.load(tmp_path).probabilities(OTHERS),
-        check_exact=False,
-        rtol=0,
-        atol=1e-12,
-    )
+    found, expected = (each.probabilities(OTHERS) for each in (model.load(tmp_path), original))
+    pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-12)
+
+
+def test_sharpness_is_that_of_the_softmax_the_labels_were_drawn_from():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(20_000, 3))
+    shares = np.exp(2.5 * scores) / np.exp(2.5 * scores).sum(axis=1, keepdims=True)
+    drawn = (shares.cumsum(axis=1) < rng.random((len(scores), 1))).sum(axis=1)
+    assert model.sharpness(scores, np.array(["a", "b", "c"])[drawn]) == pytest.approx(2.5, rel=0.1)
 
 
 class Votes(SVC):
     """scikit-learn's SVM with our votes."""
 
     def decision_function(self, X):
-        return kernels.decide(self.kernel, super().decision_function(X), 8)
+        return kernels.class_scores(self.kernel, super().decision_function(X), 8)
 
 
 def test_probabilities_are_those_of_the_scikit_learn_object(tmp_path):
@@ -77,32 +75,24 @@ def test_probabilities_are_those_of_the_scikit_learn_object(tmp_path):
     on the same splits."""
     table, labels = OTHERS.filter(like="stat"), ROWS["emotion"].to_numpy(dtype=str)
     actors = ROWS["actor"].to_numpy()
-    grid = choice.candidates(
-        [{"stat": 1.0}], settings(C=[10.0], gamma=[0.6], kernel=["rbf"]), table
-    )
-    chosen = choice.choose(table, labels, actors, grid, 3)
-    ours = choice.train(table, labels, chosen, {"mfcc": {}})
-    ours.save(tmp_path)
+    chosen = settings(blocks=[{"stat": 1.0}], C=[10.0], gamma=[0.6], kernel=["rbf"])
+    grid = crossval.candidates(chosen.blocks, chosen, table)
+    choice = crossval.choose(table, labels, actors, grid, 3)
+    model.fit(table, labels, choice.best, choice.scores, {"mfcc": {}}).save(tmp_path)
     svm = Votes(C=10.0, gamma=0.6 / (2 * 10), decision_function_shape="ovo")
-    splits = choice.inner_splits(labels, actors, 3)
+    splits = crossval.inner_splits(labels, actors, 3)
     machine = make_pipeline(StandardScaler(), svm)
     theirs = CalibratedClassifierCV(machine, method="temperature", cv=splits, ensemble=False)
     theirs.fit(table, labels)
     new = features(ROWS, seed=6)
     expected = pd.DataFrame(theirs.predict_proba(new[table.columns]), columns=theirs.classes_)
     loaded = model.load(tmp_path)
-    found = loaded.probabilities(new)
     # But for the temperature, which two minimisers find to some digits, the same to the last ones.
-    np.testing.assert_allclose(found, expected[list(found.columns)], atol=1e-5)
     calibrator = theirs.calibrated_classifiers_[0].calibrators[0]
     assert loaded.settings.sharpness == pytest.approx(calibrator.beta_, rel=1e-4)
-    settings_ = loaded.settings.model_copy(update={"sharpness": float(calibrator.beta_)})
-    found = dataclasses.replace(loaded, settings=settings_).probabilities(new)
+    exact = loaded.settings.model_copy(update={"sharpness": float(calibrator.beta_)})
+    found = dataclasses.replace(loaded, settings=exact).probabilities(new)
     np.testing.assert_allclose(found, expected[list(found.columns)], atol=1e-12)
-
-
-def test_an_empty_table_has_an_empty_answer():
-    assert trained(kernel=["rbf"]).probabilities(OTHERS[:0]).shape == (0, 8)
 
 
 class Bomb:
@@ -113,48 +103,25 @@ class Bomb:
 BROKEN = {
     "no file": (model.ARRAYS, None, "no such file"),
     "no settings": (model.SETTINGS, None, "no such file"),
-    "an empty file": (model.ARRAYS, lambda old: b"", "not a model"),
     "half a file": (model.ARRAYS, lambda old: old[: len(old) // 2], "not a model"),
     "a pickle": (model.ARRAYS, lambda old: pickle.dumps(Bomb()), "not a model"),
     "a pickle for settings": (model.SETTINGS, lambda old: pickle.dumps(Bomb()), "not a model"),
-    "other arrays": (
-        model.ARRAYS, lambda old: safetensors.numpy.save({"mean": np.zeros(3)}), "does not fit",
+    "another version": (model.SETTINGS, lambda old: old.replace(b"rbf", b"cubic"), "kernel"),
+    "other columns": (
+        model.SETTINGS, lambda old: old.replace(b'"stat_mfcc03_mean",', b""), "does not fit",
     ),
-    "not a number": (
-        model.ARRAYS,
-        lambda old: safetensors.numpy.save(
-            {name: array * np.nan for name, array in safetensors.numpy.load(old).items()}
-        ),
-        "not a number",
-    ),
-    "another kernel": (
-        model.SETTINGS, lambda old: old.replace(b'"rbf"', b'"cubic"'), "kernel",
-    ),
-    "another kind": (
-        model.SETTINGS, lambda old: old.replace(b'"rbf"', b'"logistic"'), "does not fit",
-    ),
-    "fewer columns": (
-        model.SETTINGS,
-        lambda old: json.dumps(json.loads(old) | {"columns": {"stat": ["stat_a"]}}).encode(),
-        "does not fit",
-    ),
-    "a key of another project": (
-        model.SETTINGS, lambda old: json.dumps(json.loads(old) | {"model_type": "x"}).encode(),
-        "model_type",
-    ),
-    "a text": (model.SETTINGS, lambda old: b"hello", "not a model"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_what_is_no_model_is_named_in_one_line(tmp_path, what):
-    file, change, words = BROKEN[what]
-    trained(kernel=["rbf"]).save(tmp_path)
+@pytest.mark.parametrize("case", BROKEN)
+def test_no_model_is_named_in_one_line(tmp_path, case):
+    file, change, words = BROKEN[case]
+    trained("rbf").save(tmp_path)
     if change is None:
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_bytes(change((tmp_path / file).read_bytes()))
     with pytest.raises(errors.UserError, match=words) as error:
         model.load(tmp_path)
-    assert str(tmp_path / file) in str(error.value) or words == "does not fit"
+    assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)

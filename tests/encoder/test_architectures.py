@@ -1,5 +1,4 @@
-"""Every architecture that fits goes all the way: checkpoint, embed, probe, stored inputs,
-fine-tuning."""
+"""Every architecture that fits goes all the way: checkpoint, stored inputs, fine-tuning."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from ser import audio
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
-from ser.finetune import trained
 from ser.finetune.clips import Clips, respeed
 
 pytestmark = pytest.mark.filterwarnings(
@@ -35,33 +33,27 @@ def write(folder: Path, architecture: str) -> None:
     checkpoint.load(bare, "bare", 0).save(folder)
 
 
-def assert_probabilities(predictions: Path, clips: int) -> None:
-    """One row for each of so many clips, with probabilities that are not the same for all."""
-    rows = pd.read_csv(predictions)
-    assert len(rows) == rows["clip"].nunique() == clips
-    probabilities = rows[list(EMOTIONS)].to_numpy()
-    assert probabilities.sum(axis=1) == pytest.approx(1)
-    assert probabilities.std(axis=0).max() > 1e-4
-
-
-@pytest.mark.parametrize("freeze_cnn", [True, False])
-@pytest.mark.parametrize("architecture", [*Waveform.TYPES, "whisper"])
-def test_one_step(tmp_path, architecture, freeze_cnn, capsys):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "freeze_cnn"),
+    [*((name, True) for name in (*Waveform.TYPES, "whisper")), ("hubert", False),
+     ("whisper", False)],
+)  # fmt: skip
+def test_one_step(tmp_path, architecture, freeze_cnn):
     """A step changes the layers, the head and, unless frozen, the convolutions, and nothing
     else."""
     folder = workplace.make(
-        tmp_path / "work", weights=True, emotions=6,
-        epochs=1, batch_size=60, freeze_cnn=freeze_cnn, lr=1e-3,
+        tmp_path / "work", weights=True, emotions=3,
+        epochs=1, batch_size=30, freeze_cnn=freeze_cnn, lr=1e-3,
     )  # fmt: skip
     shutil.rmtree(folder / "tiny")
     write(folder / "tiny", architecture)
-    workplace.run(folder, "checkpoint", "embed", "w2v_features", "w2v_finetune 0")
-    table = pd.read_parquet(folder / "data/embeddings.parquet")
-    assert len(table) == 72 and np.isfinite(table.iloc[:, 1:].to_numpy()).all()
-    assert_probabilities(folder / "data/w2v/fold_0/predictions.csv", 12)
-    if freeze_cnn:  # the probe does not know of it
-        workplace.run(folder, "probe_train")
-        assert_probabilities(folder / "data/probe/predictions.csv", 72)
+    workplace.run(folder, "checkpoint", "w2v_features", "w2v_finetune 0")
+    rows = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv")
+    probabilities = rows[list(EMOTIONS)].to_numpy()
+    assert len(rows) == rows["clip"].nunique() == 6
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert probabilities.std(axis=0).max() > 1e-4
     before = load_file(folder / "tiny/model.safetensors")
     after = load_file(folder / "data/models/w2v/fold_0/model.safetensors")
     assert before.keys() == after.keys()
@@ -71,47 +63,9 @@ def test_one_step(tmp_path, architecture, freeze_cnn, capsys):
     assert bool(moved & frozen) != freeze_cnn
     assert any("layers.0." in key for key in moved) and "classifier.weight" in moved
     assert not any("embed_positions" in key for key in moved)
-    note = capsys.readouterr().err
-    assert ("dropout = 0.1: ignored; Whisper" in note) == (architecture == "whisper")
 
 
-@pytest.mark.slow
-def test_a_pretraining_checkpoint_as_the_hub_has_them(tmp_path):
-    """Pickled, with the heads of pretraining, and the positional convolution's weights as torch
-    named them once: the same features, probe and fine-tuned model as of today's."""
-    new, old = (
-        workplace.make(tmp_path / name, weights=True, emotions=6, epochs=1, batch_size=60)
-        for name in ("new", "old")
-    )
-    tiny = old / "tiny"
-    weights = load_file(tiny / "model.safetensors")
-    assert any(key.startswith("quantizer.") for key in weights)
-    part = "pos_conv_embed.conv."
-    names = {f"{part}parametrizations.weight.original{n}": f"{part}weight_{c}"
-             for n, c in enumerate("gv")}  # fmt: skip
-    renamed = {}
-    for key, tensor in weights.items():
-        name = next((key.replace(a, b) for a, b in names.items() if a in key), key)
-        renamed[name] = tensor
-    assert len(renamed.keys() - weights.keys()) == 2
-    torch.save(renamed, tiny / "pytorch_model.bin")
-    (tiny / "model.safetensors").unlink()
-    for folder in (new, old):
-        workplace.run(folder, "checkpoint", "embed", "probe_train", "w2v_features")
-        workplace.run(folder, "w2v_finetune 0")
-    pd.testing.assert_frame_equal(
-        *(pd.read_parquet(folder / "data/embeddings.parquet") for folder in (new, old))
-    )
-    for made in ("probe", "features", "w2v"):
-        found, expected = (workplace.digest(folder / "data" / made) for folder in (old, new))
-        assert found == expected
-    # transformers saves weights under the names that it found them.
-    found, expected = (trained.load(folder / "data/models/w2v/fold_0") for folder in (old, new))
-    for (name, one), two in zip(found.named_parameters(), expected.parameters(), strict=True):
-        assert torch.equal(one, two), name
-
-
-@pytest.mark.parametrize("architecture", [*Waveform.TYPES, "whisper"])
+@pytest.mark.parametrize("architecture", ["wav2vec2", "whisper"])
 def test_new_weights_are_drawn_from_the_seed(tmp_path, architecture):
     """transformers leaves one as the memory was: the shares of a mix of layers."""
     write(tmp_path / "c", architecture)

@@ -1,8 +1,6 @@
-"""embed: what transformers' encoders make of each clip, in numbers."""
+"""embed: mean and deviation of what transformers' encoders make of each clip."""
 
-import contextlib
 import shutil
-import sys
 from pathlib import Path
 
 import librosa
@@ -11,8 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT
-from ruamel.yaml import YAML
+import workplace
 from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio, params
@@ -20,37 +17,24 @@ from ser.encoder import checkpoint
 from ser.encoder.embeddings import Embedder
 from ser.encoder.families.waveform import Waveform
 from ser.run.errors import UserError
-from stages import embed
-
-CLIPS = [f"03-01-{emotion:02}-01-01-01-{actor:02}" for actor in (2, 1) for emotion in (3, 1, 8)]
 
 
-def workplace(folder: Path, model: Path, **changes) -> Path:
-    """A folder to run `embed` in: six clips of noise between silences, `model` as checkpoint."""
-    (folder / "data/audio").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for clip in CLIPS:
-        noise = rng.normal(0, 3000, rng.integers(4000, 9000))
-        silent = np.pad(noise, rng.integers(2000, 5000)).astype(np.int16)
-        audio.write(folder / f"data/audio/{clip}.wav", silent)
+def make(folder: Path, model: Path, trim_db: float | None = None) -> tuple[Path, dict]:
+    """A folder to run `embed` in, `model` as checkpoint; its clips' samples by name."""
+    workplace.make(folder, weights=False, embed={"trim_db": trim_db, "seed": 5})
     (folder / "data/checkpoint").symlink_to(model)
-    values = YAML().load(ROOT / "params.yaml")
-    values["embed"].update(changes)
-    YAML().dump(values, folder / "params.yaml")
-    return folder
+    return folder, {path.stem: audio.read(path) for path in (folder / "data/audio").iterdir()}
 
 
 def run(folder: Path) -> pd.DataFrame:
     """Run the stage in `folder`; return its table."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr(sys, "argv", ["embed"])
-        embed.main()
+    workplace.run(folder, "embed")
     return pd.read_parquet(folder / "data/embeddings.parquet")
 
 
-def statistics(states: list[torch.Tensor]) -> np.ndarray:
-    """Mean and deviation of each layer, (frames, width), one after the other."""
-    parts = [part for state in states for part in (state.mean(0), state.std(0, correction=0))]
+def statistics(states: tuple[torch.Tensor, ...]) -> np.ndarray:
+    """Mean and deviation of each layer, (1, frames, width), one after the other."""
+    parts = [part for s in states for part in (s[0].mean(0), s[0].std(0, correction=0))]
     return torch.cat(parts).numpy()
 
 
@@ -61,9 +45,9 @@ def test_waveforms(tmp_path, architecture):
     of that clip alone."""
     write_checkpoint(tmp_path / "bare", model_type=architecture)
     checkpoint.load(tmp_path / "bare", "bare", 0).save(tmp_path / "tiny")
-    folder = workplace(tmp_path / "work", tmp_path / "tiny", trim_db=None)
+    folder, clips = make(tmp_path / "work", tmp_path / "tiny")
     table = run(folder)
-    assert list(table["clip"]) == sorted(CLIPS)
+    assert list(table["clip"]) == sorted(clips)
     assert list(table.columns[1:]) == [
         f"layer{layer}_{statistic}_{channel:03}"
         for layer in range(3)
@@ -74,70 +58,40 @@ def test_waveforms(tmp_path, architecture):
     model = transformers.AutoModel.from_pretrained(tmp_path / "tiny").eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
     for row in table.itertuples(index=False):
-        samples = audio.read(folder / f"data/audio/{row.clip}.wav")
-        inputs = extractor(samples, sampling_rate=16000, return_tensors="pt")
+        inputs = extractor(clips[row.clip], sampling_rate=16000, return_tensors="pt")
         states = model(inputs.input_values, output_hidden_states=True).hidden_states
-        expected = statistics([state[0] for state in states])
-        assert np.abs(np.array(row[1:]) - expected).max() < 1e-5
+        assert np.abs(np.array(row[1:]) - statistics(states)).max() < 1e-5
     assert table.iloc[:, 1:].std().min() > 0  # no two clips are the same
 
 
 @torch.inference_mode()
-def test_whisper_without_its_silence(tmp_path):
-    """As transformers' encoder, with a window as long as the clip is without the silence at its
-    ends; its windows are an even number of 10 ms long."""
-    write_whisper(tmp_path / "bare")
-    checkpoint.load(tmp_path / "bare", "bare", 0).save(tmp_path / "tiny")
-    folder = workplace(tmp_path / "work", tmp_path / "tiny", trim_db=30.0)
-    table = run(folder).set_index("clip")
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "tiny")
-    encoder = transformers.WhisperForAudioClassification.from_pretrained(tmp_path / "tiny").encoder
-    positions, compared = encoder.embed_positions.weight.clone(), 0
-    for clip in CLIPS:
-        samples = audio.read(folder / f"data/audio/{clip}.wav")
-        trimmed, _ = librosa.effects.trim(samples, top_db=30)
-        assert len(trimmed) < len(samples)
-        mels = extractor(trimmed, sampling_rate=16000, padding=False, return_tensors="pt")
-        frames = mels.input_features.shape[2]
-        if frames % 2:
-            continue
-        encoder.config.max_source_positions = frames // 2
-        encoder.embed_positions = torch.nn.Embedding.from_pretrained(positions[: frames // 2])
-        states = encoder(mels.input_features, output_hidden_states=True).hidden_states
-        expected = statistics([state[0] for state in states])
-        assert np.abs(table.loc[clip].to_numpy() - expected).max() < 1e-5
-        compared += 1
-    assert compared
-
-
-def test_same_bytes_whatever_the_number_of_workers(tmp_path, monkeypatch):
-    folder = workplace(tmp_path / "work", write_whisper(tmp_path / "tiny"))
-    written = []
-    for workers in (1, 3, 1):
-        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", str(workers))
-        run(folder)
-        written.append((folder / "data/embeddings.parquet").read_bytes())
-    assert written[0] == written[1] == written[2]
-
-
-def test_one_clip_gets_the_row_of_the_table(tmp_path):
-    """What a model trained on the table needs to describe a new clip: the table's `attrs`, and the
-    same encoder."""
+def test_a_clip_without_its_silence(tmp_path):
+    """Also where a model that was trained on the table embeds it again: with the table's settings,
+    and the same encoder or none."""
     tiny = write_whisper(tmp_path / "tiny")
-    folder = workplace(tmp_path / "work", tiny, trim_db=25.0, seed=5)
-    table = run(folder)
-    embedder = Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
-    assert embedder.columns == list(table.columns[1:])
-    for clip, *numbers in table.itertuples(index=False):
-        samples = audio.read(folder / f"data/audio/{clip}.wav")
-        assert embedder(samples, clip) == pytest.approx(np.array(numbers), abs=1e-5)
+    folder, clips = make(tmp_path / "work", tiny, trim_db=30.0)
+    name, samples = next(iter(clips.items()))
+    silence = np.zeros(4096, np.float32)
+    samples = np.concatenate([silence, samples, silence])
+    audio.write(folder / f"data/audio/{name}.wav", np.rint(samples * 2**15).astype(np.int16))
+    table = run(folder).set_index("clip")
+    trimmed, _ = librosa.effects.trim(samples, top_db=30)
+    assert len(trimmed) < len(samples)
+    encoder = checkpoint.load(tiny, "tiny", seed=5)
+    inputs = torch.from_numpy(encoder.prepare(trimmed))[None]
+    states = encoder.hidden_states(inputs, torch.tensor([inputs.shape[1]])).layers
+    expected = pytest.approx(statistics(states), abs=1e-5)
+    assert table.loc[name].to_numpy() == expected
+    embedder = Embedder.like(table.attrs, tiny, "tiny")
+    assert embedder.columns == list(table.columns)
+    assert embedder(samples, name) == expected
     (tiny / "config.json").write_text((tiny / "config.json").read_text() + " ")
     with pytest.raises(UserError, match="not the encoder that the probe was trained on"):
-        Embedder.like(table.attrs, folder / "data/checkpoint", "tiny")
+        Embedder.like(table.attrs, tiny, "tiny")
 
 
 def test_without_a_checkpoint_or_clips(tmp_path):
-    folder = workplace(tmp_path / "work", tmp_path / "absent")
+    folder, _ = make(tmp_path / "work", tmp_path / "absent")
     with pytest.raises(SystemExit, match="embed: data/checkpoint: no such folder; `dvc repro"):
         run(folder)
     write_checkpoint(tmp_path / "absent")
@@ -145,17 +99,6 @@ def test_without_a_checkpoint_or_clips(tmp_path):
     with pytest.raises(SystemExit, match="embed: data/audio: holds no WAV files; run `dvc repro`"):
         run(folder)
     assert not (folder / "data/embeddings.parquet").exists()
-
-
-def test_random_weights_come_from_the_seed(tmp_path):
-    tiny, rng = write_checkpoint(tmp_path / "tiny"), np.random.default_rng(0)
-    samples = rng.normal(0, 0.1, 8000).astype(np.float32)
-    first, second, third = (
-        Embedder(tiny, "tiny", params.Embed(trim_db=30.0, seed=seed))(samples, "clip")
-        for seed in (1, 2, 1)
-    )
-    assert (first == third).all()
-    assert np.abs(first - second).max() > 0.01
 
 
 @pytest.mark.parametrize(

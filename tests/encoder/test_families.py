@@ -14,6 +14,7 @@ from ser import params
 from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
 from ser.encoder.families.whisper import Whisper
+from ser.encoder.scratch import filter_bank
 from ser.finetune import draws
 from ser.run.errors import UserError
 
@@ -126,32 +127,24 @@ def test_half_precision_on_a_cpu_is_near_and_blind_to_padding(tmp_path, write):
     assert (torch.cat(alone) - near).abs().max() < 0.02 * exact.std()
 
 
-def test_from_scratch_the_cnn_begins_with_a_spectrogram():
+def test_from_scratch_the_cnn_begins_with_a_spectrogram(tmp_path):
     """A tone comes out of the band it lies in, and loudest if it is high, since high tones are
     faint in speech."""
-    small = ROOT / "configs/small"
-    filters = checkpoint.load(small, "small", 0, freeze_cnn=False).cnn.conv_layers[0].conv
-    seconds = torch.arange(16000) / 16000
-    heard = []
+    channels, taps = 128, 400
+    filters, seconds, heard = filter_bank(channels, taps), torch.arange(16000) / 16000, []
     for tone in (200, 1000, 5000):
-        sound = torch.nn.functional.conv1d(
-            torch.sin(2 * torch.pi * tone * seconds)[None, None],
-            filters.weight,
-            stride=filters.stride,
-        )
-        energy = (
-            sound.square().mean(dim=(0, 2)).detach().view(4, -1).mean(dim=0)
-        )  # of the four phases of each band
+        wave = torch.sin(2 * torch.pi * tone * seconds)[None, None]
+        sound = torch.nn.functional.conv1d(wave, filters, stride=160)
+        # of the four phases of each band
+        energy = sound.square().mean(dim=(0, 2)).view(4, -1).mean(dim=0)
         edges = np.linspace(*librosa.hz_to_mel(np.array([60, 7600]), htk=True), len(energy) + 2)
-        assert (
-            abs(
-                int(energy.argmax())
-                - np.abs(edges[1:-1] - librosa.hz_to_mel(tone, htk=True)).argmin()
-            )
-            <= 1
-        ), tone
+        band = np.abs(edges[1:-1] - librosa.hz_to_mel(tone, htk=True)).argmin()
+        assert abs(int(energy.argmax()) - band) <= 1, tone
         heard.append(energy.max().item())
     assert heard == sorted(heard)
+    folder = write_checkpoint(tmp_path / "c", conv_kernel=[400, 8], conv_stride=[160, 8])
+    first = checkpoint.load(folder, "c", 0).cnn.conv_layers[0].conv
+    assert torch.equal(first.weight, filter_bank(8, 400))
 
 
 def knobs(**changes):

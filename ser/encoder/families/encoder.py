@@ -1,4 +1,4 @@
-"""What training, embedding and prediction ask of a pretrained encoder, whatever its family."""
+"""A pretrained encoder, whatever its family, as training, embedding and prediction use it."""
 
 import abc
 from collections.abc import Callable
@@ -22,7 +22,7 @@ HEAD_FILE = "head.safetensors"  # in a model's folder: another head than transfo
 
 
 class HiddenStates(NamedTuple):
-    """What an encoder makes of a batch.
+    """Hidden states of a batch of clips.
 
     Attributes:
         layers: what enters the first transformer layer, then what each layer makes of it; a tensor
@@ -122,8 +122,8 @@ class Encoder(nn.Module, abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def problem(config: Any, extractor: Any) -> str | None:
-        """Why a checkpoint of this family, with this configuration and feature extractor, does not
-        fit; None if it does."""
+        """The reason why a checkpoint of this family, with this configuration and feature
+        extractor, does not fit; None if it does."""
 
     @staticmethod
     def start(model: Any) -> None:
