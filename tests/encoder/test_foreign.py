@@ -11,7 +11,6 @@ import transformers
 from tiny_models import write_checkpoint, write_whisper
 
 from ser.encoder import checkpoint, hub
-from ser.finetune import state
 from ser.run.errors import UserError
 
 
@@ -97,17 +96,3 @@ def test_weights_that_are_not_numbers(tmp_path):
     model.save_pretrained(folder)
     with pytest.raises(UserError, match="not a number"):
         start_from(folder)
-
-
-def test_a_damaged_saved_state_is_forgotten(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    store = state.Store("a" * 32)
-    store.save({"done": 3, "weights": torch.zeros(9)})
-    assert store.load()["done"] == 3
-    whole = store.path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", pickle.dumps(Bomb(tmp_path / "executed"))):
-        store.path.write_bytes(content)
-        assert store.load() is None
-        assert capsys.readouterr().err.count("damaged; the training begins anew") == 1
-        assert not store.path.exists()
-    assert not (tmp_path / "executed").exists()
