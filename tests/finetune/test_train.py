@@ -224,7 +224,7 @@ class TestSavedState:
 def test_a_full_disk_for_tensorboard_is_raised_once(tmp_path, capsys):
     """And not printed by TensorBoard's thread, too."""
     with (
-        pytest.raises(OSError) as error,
+        pytest.raises(OSError) as full,
         progress.tensorboard(tmp_path) as writer,
         small_files(600),
     ):
