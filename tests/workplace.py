@@ -18,8 +18,9 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 from tiny_models import write_checkpoint, write_whisper
 
-from ser import audio
+from ser import audio, params
 from ser.corpus import describe
+from ser.finetune import device, train
 
 torch.set_num_threads(1)  # models this small only wait for a second thread
 
@@ -86,6 +87,16 @@ def run(folder: Path, *commands: str) -> None:
             patch.setattr(sys, "argv", [name, *arguments])
             patch.setattr(config_args, "default_config_file", "/nowhere")
             importlib.import_module(name if "." in name else f"stages.{name}").main()
+
+
+def training(
+    folder: Path, inner: bool = False, saved: Path | None = None, **changes: object
+) -> train.Training:
+    """Fold 0's training in `folder`, with params changed."""
+    with contextlib.chdir(folder):
+        settings = params.load().model_copy(update=changes)
+        accelerator = device.accelerator(settings.precision)
+        return train.prepare(settings, 0, accelerator, inner, saved)
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -117,7 +117,7 @@ def load(
     seed: int,
     freeze_cnn: bool = True,
     headless: bool = True,
-    head: Callable[[int, int], torch.nn.Module] | None = None,
+    head: Callable[[int, int, float], torch.nn.Module] | None = None,
     head_dropout: float = 0.0,
     draws: Any = None,
     **changes: object,

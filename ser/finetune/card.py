@@ -1,5 +1,4 @@
-"""The model card of a fine-tuned model: trained on what, how good on whom, under which licence, and
-not for what."""
+"""The model card of a fine-tuned model: training data, figures, licence and limits."""
 
 import pandas as pd
 

@@ -59,7 +59,8 @@ class Clips:
             self.rows += [values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
         channels = len(self.rows[0]) // int(lengths[0])
         self.shape = () if channels == 1 else (channels,)
-        self.stored: torch.Tensor | None = None
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths.ravel())[:-1]])  # of rows
+        self.stored: torch.Tensor | None = None  # all values, one after another, on a device
 
     def to(self, device: torch.device) -> None:
         """Move all clips to a GPU if they take at most half of the memory it has left."""
@@ -72,7 +73,6 @@ class Clips:
         """Move all clips to a device."""
         stored = torch.from_numpy(np.concatenate(self.rows)).view(-1, *self.shape)
         self.stored = stored.to(device)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths.ravel())[:-1]])
 
     def batch(
         self, numbers: Sequence[int] | np.ndarray, speeds: np.ndarray | None = None

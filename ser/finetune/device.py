@@ -1,8 +1,7 @@
-"""What this machine computes with: its device, how exactly, and by which packages.
+"""Device, precision and package versions of this machine.
 
-What "the same bytes" means: the same inputs, params, package versions, kind of device and number
-of threads give the same bytes. Anything else gives results that differ in the last digits, which
-training amplifies.
+The same inputs, params, package versions, kind of device and number of threads give the same bytes.
+Anything else gives results that differ in the last digits, which training amplifies.
 """
 
 from importlib.metadata import version
@@ -14,15 +13,15 @@ from accelerate.state import AcceleratorState
 PACKAGES = ("accelerate", "librosa", "numpy", "soxr", "torch", "transformers")
 
 
-def mixed_precision(wanted: str) -> str:
-    """What Accelerate calls the precision `wanted` (auto, fp32, bf16) here: `no` or `bf16`."""
-    if wanted == "auto":
+def mixed_precision(precision: str) -> str:
+    """Accelerate's name, `no` or `bf16`, for a precision (auto, fp32, bf16) on this machine."""
+    if precision == "auto":
         if torch.cuda.is_available():
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             native = torch.cpu.get_capabilities().get("avx512_bf16")
-        wanted = "bf16" if native else "fp32"
-    return {"fp32": "no", "bf16": "bf16"}[wanted]
+        precision = "bf16" if native else "fp32"
+    return {"fp32": "no", "bf16": "bf16"}[precision]
 
 
 def accelerator(precision: str) -> Accelerator:
@@ -41,7 +40,8 @@ def versions() -> dict[str, str]:
 
 
 def describe(accelerator: Accelerator) -> dict[str, object]:
-    """What a result depends on beside inputs, params and code: device, precision, versions."""
+    """Device, precision, processes, threads and versions, which a result depends on beside inputs,
+    params and code."""
     device = accelerator.device.type
     if device == "cuda":
         model = torch.cuda.get_device_name()

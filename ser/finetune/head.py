@@ -1,4 +1,4 @@
-"""A head that looks at all layers of an encoder, and can start as a probe of the frozen one."""
+"""A head over all layers of an encoder, which can start as a probe of the frozen one."""
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ class LayersHead(nn.Module):
     centre: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, layers: int, width: int, dropout: float = 0.0):
-        """For an encoder with `layers` layers of `width` channels; `dropout` is the share of the
+    def __init__(self, layers: int, width: int, dropout: float):
+        """Fit an encoder with `layers` layers of `width` channels; `dropout` is the share of the
         standardised numbers that are zero in training."""
         super().__init__()
         count = 2 * layers * width
@@ -38,7 +38,7 @@ class LayersHead(nn.Module):
 
     @staticmethod
     def pool(states: HiddenStates) -> torch.Tensor:
-        """What describes the clips of a batch, float32, shape (clips, 2 * layers * width)."""
+        """Mean and deviation over time of every layer, float32, (clips, 2 * layers * width)."""
         parts = [
             part
             for layer in states.layers[1:]  # not what enters the first

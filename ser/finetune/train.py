@@ -14,10 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -103,13 +101,12 @@ def fine_tunable(folder: Path, settings: params.Params) -> Encoder:
     for note in notes:
         print(f"w2v_finetune: {note}", file=sys.stderr)
     draws = Draws()
-    own_head = partial(LayersHead, dropout=settings.head_dropout)
     encoder = checkpoint.load(
         folder,
         settings.checkpoint,
         settings.seed,
         settings.freeze_cnn,
-        head=own_head if settings.head == "layers" else None,
+        head=LayersHead if settings.head == "layers" else None,
         head_dropout=settings.head_dropout,
         draws=draws,
         trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
@@ -456,17 +453,17 @@ class Training:
     def state(self) -> dict:
         """Everything that another training of the same arguments needs to go on from here."""
         return {
-            "done": self.done,
             "weights": {name: parameter.detach() for name, parameter in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "curve": self.curve,
-            "seen": self.seen,
-            "norms": self.norms,
+            "done": self.done,
             "micro_batch": self.micro_batch,
-            "head": self.encoder.head.state_dict() if self.encoder.head is not None else {},
+            "curve": self.curve,
             "inner_scores": self.inner_scores,
             "best": self.best,
+            "seen": self.seen,
+            "norms": self.norms,
+            "head": self.encoder.head.state_dict() if self.encoder.head is not None else {},
         }
 
     def restore(self, state: dict) -> None:
@@ -474,16 +471,13 @@ class Training:
         self.put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.done, self.curve, self.micro_batch = (
-            state["done"],
-            state["curve"],
-            state["micro_batch"],
-        )
+        self.done, self.micro_batch = state["done"], state["micro_batch"]
+        self.curve, self.inner_scores = state["curve"], state["inner_scores"]
+        self.best = state["best"]
         self.seen.copy_(state["seen"])
         self.norms.copy_(state["norms"])
         if self.encoder.head is not None:
             self.encoder.head.load_state_dict(state["head"])
-        self.inner_scores, self.best = state["inner_scores"], state["best"]
 
 
 # Saved states
@@ -523,14 +517,16 @@ def save(state: dict, file: Path) -> None:
             other.unlink(missing_ok=True)
 
 
-def load(file: Path) -> dict | None:
+def load(file: Path, accelerator: Accelerator) -> dict | None:
     """The state in `file`, in main memory, for all processes; None if there is none, or one that is
     damaged, which is reported and removed."""
     state = None
-    if int(os.environ.get("RANK", 0)) == 0 and file.exists():
+    if accelerator.is_main_process and file.exists():
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (EOFError, RuntimeError, UnpicklingError):
+        except OSError:
+            raise
+        except Exception:  # torch and pickle raise whatever they stumble over
             print(f"{file}: damaged; the training begins anew", file=sys.stderr)
             file.unlink()
     return broadcast_object_list([state])[0]
@@ -569,7 +565,7 @@ def prepare(
             "agree"
         )
     table = table.set_index("clip").loc[clips.names].reset_index()
-    state = load(saved) if saved else None
+    state = load(saved, accelerator) if saved else None
     return Training(encoder, clips, table, fold, settings, accelerator, inner, state)
 
 
@@ -593,7 +589,7 @@ def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], 
         start = training.ends[training.done - 1]
         accelerator.print(f"{title}: goes on after step {training.done} of {steps}")
     looked = last_save = time.monotonic()
-    seen, pause, due = training.done, 1, training.done + 1  # steps, the same in all processes
+    shown, pause, due = training.done, 1, training.done + 1  # steps, the same in all processes
     watched = progress.shown(title, training.ends[-1], start, log, forecast)
     with signals.caught() as caught, watched if first else nullcontext() as show:
         while training.done < steps:
@@ -602,8 +598,8 @@ def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], 
                 continue
             training.settle()
             if show:
-                show(training.curve[seen:])
-            seen = training.done
+                show(training.curve[shown:])
+            shown = training.done
             # A signal to one process stops all; and all agree when to look again.
             now = time.monotonic()
             stop = float(bool(caught) or processes.orphaned())

@@ -1,4 +1,4 @@
-"""What is random in training: drawn for each clip, the same in every batch."""
+"""Dropout and SpecAugment are drawn for each clip, the same in every batch."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from ser.finetune import draws
 def begin(seeds: list[int], frames: list[int]) -> tuple[nn.Sequential, draws.Draws]:
     """Three dropouts, ready for a batch of clips of these frames."""
     model = nn.Sequential(nn.Dropout(0.25), nn.Dropout(0.25), nn.Dropout(0.9))
-    drawn = draws.replace_dropout(model)
+    drawn = draws.Draws()
+    draws.replace_dropout(model, drawn)
     generators = [np.random.default_rng(seed) for seed in seeds]
     drawn.begin(generators, torch.tensor(frames), torch.device("cpu"))
     return model, drawn

@@ -84,7 +84,7 @@ class Encoder(nn.Module, abc.ABC):
         extractor: Any,
         name: str,
         freeze_cnn: bool,
-        head: Callable[[int, int], nn.Module] | None = None,
+        head: Callable[[int, int, float], nn.Module] | None = None,
         head_dropout: float = 0.0,
         draws: Any = None,
     ):
@@ -95,8 +95,9 @@ class Encoder(nn.Module, abc.ABC):
             name: of the checkpoint, for messages.
             freeze_cnn: whether what comes before the transformer layers' own inputs, the
                 convolutions, stays as it is.
-            head: makes `head` for so many layers of so many channels; None: transformers' own head.
-            head_dropout: of transformers' own head.
+            head: makes `head` of the number of layers, their width and `head_dropout`; None:
+                transformers' own head.
+            head_dropout: share of the last linear layer's inputs that are zero in training.
             draws: the attribute.
         """
         super().__init__()
@@ -112,7 +113,7 @@ class Encoder(nn.Module, abc.ABC):
         if head:
             for parameter in self.parameters_of_head():
                 parameter.requires_grad_(False)
-            self.head = head(len(self.layers), self.width)
+            self.head = head(len(self.layers), self.width, head_dropout)
 
     @abc.abstractmethod
     def adapt(self, model: Any) -> None:
