@@ -15,26 +15,31 @@ Writes: runs/folds/fold_K.log: what fold K's `dvc repro` prints, progress includ
 
 import argparse
 import os
+import signal
 import subprocess
+import threading
 import time
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
-import psutil
 import torch
 
 from ser import params
-from ser.finetune import loop
-from ser.run import errors, experiments, launch
+from ser.run import errors, experiments, processes
 from ser.run.errors import Stopped, UserError
 
 LOGS = Path("runs/folds")
 BEFORE = ("checkpoint", "split", "w2v_features")  # the stages that the folds depend on
 
+running: list[subprocess.Popen] = []
+ending = threading.Event()  # after which nothing is started
+lock = threading.Lock()  # of the two
+
 
 def places(at_a_time: int | None) -> list[dict[str, str]]:
-    """What each of the processes that run at the same time finds in its environment: its GPU, or
-    its share of the cores.
+    """Environments for the folds that run at the same time: a GPU, or a share of the cores.
 
     Args:
         at_a_time: how many; None: as many as there are GPUs, without any two.
@@ -42,7 +47,7 @@ def places(at_a_time: int | None) -> list[dict[str, str]]:
     Raises:
         UserError: `accelerate config` asks for several processes for each fold.
     """
-    config = launch.configured()
+    config = processes.configured()
     if config is not None:
         raise UserError(
             f"`accelerate config` asks for {config.num_processes} processes for each fold: "
@@ -57,101 +62,52 @@ def places(at_a_time: int | None) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} for _ in numbers]
 
 
-def dvc(*words: str) -> list[str]:
-    """A command of DVC's that waits while another process has the project locked, which DVC does
-    but for the time that a stage runs."""
-    return ["dvc", "--wait-for-lock", *words]
-
-
-def start(fold: int, place: dict[str, str]) -> subprocess.Popen:
-    """Start one fold's `dvc repro`."""
-    command = dvc("repro", "--single-item", f"w2v_finetune@{fold}")
-    where = ", ".join(f"{name} = {value}" for name, value in place.items())
-    print(f"fold {fold}: started with {where}; {LOGS}/fold_{fold}.log", flush=True)
-    with (LOGS / f"fold_{fold}.log").open("wb") as log:
-        return subprocess.Popen(
-            command,
+def repro(*targets: str, log: Path | None = None, **place: str) -> int:
+    """Run `dvc repro`, which waits while another process has the project locked, unless all are to
+    stop; return its exit code."""
+    with lock, log.open("wb") if log else nullcontext() as output:
+        if ending.is_set():
+            return 1
+        process = subprocess.Popen(
+            ["dvc", "--wait-for-lock", "repro", *targets],
             env={**experiments.environment(), **place},
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
             start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
         )
+        running.append(process)
+    return process.wait()
 
 
-def below(processes: list[subprocess.Popen]) -> list[psutil.Process]:
-    """The processes that these have started, and those in turn: what DVC runs."""
-    children = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            children += psutil.Process(process.pid).children(recursive=True)
-    return children
-
-
-def stop(processes: list[subprocess.Popen]) -> None:
-    """Tell the stages to save and stop; wait until they and DVC, which then unlocks the project,
-    have ended. After `launch.STOPPING` seconds they are killed."""
-    told: set[psutil.Process] = set()
-    end = time.monotonic() + launch.STOPPING
-    while None in [process.poll() for process in processes] and time.monotonic() < end:
-        for child in set(below(processes)) - told:
-            told.add(child)
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        time.sleep(0.1)
-    psutil.wait_procs(told, timeout=max(0, end - time.monotonic()))
-    kill(processes)
-
-
-def kill(processes: list[subprocess.Popen]) -> None:
-    """Kill what still runs, and what that has started."""
-    for process in [*below(processes), *processes]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def run(folds: list[int], environments: list[dict[str, str]]) -> list[int]:
-    """Fine-tune the folds, one at a time in each environment. After one has failed those that run
-    go on, and no other is started.
-
-    Returns:
-        the folds that failed.
+def tune(fold: int, free: list[dict[str, str]]) -> None:
+    """Bring a fold up to date in a place that is free.
 
     Raises:
-        Stopped: after SIGINT or SIGTERM, when all has ended.
+        UserError: it failed. Those that run go on, and no other is started.
     """
-    waiting, failed = list(folds), list[int]()
-    running: dict[int, tuple[int, float, subprocess.Popen]] = {}  # by environment
-    with loop.listening() as signals:
-        try:
-            while (running or (waiting and not failed)) and not signals:
-                for number, environment in enumerate(environments):
-                    if number not in running and waiting and not failed:
-                        fold = waiting.pop(0)
-                        running[number] = fold, time.monotonic(), start(fold, environment)
-                for number, (fold, began, process) in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[number]
-                    how = "failed" if process.returncode else "up to date"
-                    minutes = (time.monotonic() - began) / 60
-                    print(f"fold {fold}: {how} after {minutes:.1f} min", flush=True)
-                    if process.returncode:
-                        failed.append(fold)
-                time.sleep(0.2)
-            if signals:
-                stop([process for *_, process in running.values()])
-                raise Stopped("stopped; the same command goes on from there", signals[0])
-        finally:
-            kill([process for *_, process in running.values()])
-    return failed
+    if ending.is_set():
+        return
+    place, log, began = free.pop(0), LOGS / f"fold_{fold}.log", time.monotonic()
+    where = ", ".join(f"{name} = {value}" for name, value in place.items())
+    print(f"fold {fold}: started with {where}; {log}", flush=True)
+    code = repro("--single-item", f"w2v_finetune@{fold}", log=log, **place)
+    free.append(place)
+    minutes = (time.monotonic() - began) / 60
+    print(f"fold {fold}: {'failed' if code else 'up to date'} after {minutes:.1f} min", flush=True)
+    if code:
+        ending.set()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        reasons = [line for line in lines if line.startswith(("w2v_finetune: ", "ERROR: "))]
+        raise UserError(f"fold {fold}: {reasons[0] if reasons else 'it was killed'}; see {log}")
 
 
-def said(fold: int) -> str:
-    """Why a fold failed: what its stage said, or else DVC."""
-    lines = (LOGS / f"fold_{fold}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line for line in lines if line.startswith("w2v_finetune: ")]
-    told += [line for line in lines if line.startswith("ERROR: ")]
-    return told[0] if told else "it was killed"
+def stop() -> None:
+    """Have all that run save and end, as Ctrl-C in a terminal would."""
+    with lock:
+        ending.set()
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
 
 
 @errors.one_line
@@ -166,14 +122,19 @@ def main() -> None:
     at_a_time = parser.parse_args().at_a_time
     if at_a_time is not None and at_a_time < 1:
         raise UserError(f"--at-a-time = {at_a_time}: expected at least 1")
-    folds, environments = params.load().folds, places(at_a_time)
+    folds, free = params.load().folds, places(at_a_time)
     LOGS.mkdir(parents=True, exist_ok=True)
-    before = dvc("repro", "--quiet", *BEFORE)
-    if subprocess.run(before, env=experiments.environment(), check=False).returncode:
-        raise UserError("what the folds are trained on is missing; the lines above say why")
-    failed = run(folds, environments)
-    if failed:
-        raise UserError(f"fold {failed[0]}: {said(failed[0])}; see {LOGS}/fold_{failed[0]}.log")
+    # Ignored, as in a script's background job, it would be ignored by DVC, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ThreadPoolExecutor(len(free)) as pool:
+        try:
+            if pool.submit(repro, "--quiet", *BEFORE).result():
+                raise UserError("what the folds are trained on is missing; the lines above say why")
+            list(pool.map(partial(tune, free=free), folds))
+        except KeyboardInterrupt as signalled:
+            stop()
+            _, number = signalled.args or ("", signal.SIGINT)
+            raise Stopped("stopped; the same command goes on from there", number) from None
     print("dvc repro   # scores them")
 
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# A Dask cluster of four SLURM jobs for as long as one command runs, for instance
+# A Dask cluster of four Slurm jobs for as long as one command runs, for instance
 #     docs/slurm/dask.sh dvc repro evaluate@svm
 # Needs `pip install dask-jobqueue`, and the folder in which it is called on all nodes:
-# docs/scaling.md. Not run on SLURM yet.
+# docs/scaling.md. Not run on Slurm yet.
 set -eu
 . .venv/bin/activate
 exec python -c '

@@ -87,51 +87,54 @@ def launch(module: str, *arguments: str, most: int) -> int | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif config.gpu_ids not in (None, "all"):
         os.environ["CUDA_VISIBLE_DEVICES"] = config.gpu_ids
+    if config.num_machines == 1:
+        meeting = {
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": "localhost:0",
+            "local_addr": "127.0.0.1",
+        }
+    else:
+        meeting = {
+            "rdzv_backend": "static",
+            "rdzv_endpoint": f"{config.main_process_ip}:{config.main_process_port or 29500}",
+            "rdzv_configs": {"rank": config.machine_rank},
+        }
+        # torch waits for the other machines where no handler of Python's would be called.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=stop_if_orphaned, daemon=True).start()
     logging.disable()  # torch's pages on what ends in one line here, too
     with tempfile.TemporaryDirectory() as folder:
+        # Of the processes here one has this standard error, the others have a file each.
+        logs = DefaultLogsSpecs(folder, redirects=dict.fromkeys(range(1, here), Std.ERR))
+        group = LaunchConfig(
+            min_nodes=config.num_machines,
+            max_nodes=config.num_machines,
+            nproc_per_node=here,
+            run_id=module,  # the same on all machines
+            max_restarts=0,
+            shutdown_timeout=GRACE,
+            logs_specs=logs,
+            **meeting,
+        )
         try:
-            elastic_launch(group(config, folder), sys.executable)("-m", module, *arguments)
+            elastic_launch(group, sys.executable)("-m", module, *arguments)
         except SignalException as stop:
             reports = [json.loads(file.read_text()) for file in Path(folder).rglob("error.json")]
             message = reports[0]["message"] if reports else "interrupted"
             raise Stopped(message, stop.sigval) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            if Path(failure.error_file).exists():  # written by `errors.one_line`
+            if Path(failure.error_file).exists():  # what `errors.one_line` reports
                 raise UserError(failure.message) from None
             if failure.exitcode < 0:
                 raise UserError(f"process {rank} of {count}: {failure.message}") from None
-            for log in Path(folder).rglob(f"{failure.local_rank}/stderr.log"):  # a bug
-                sys.stderr.write(log.read_text())
+            for log in Path(folder).rglob(f"{failure.local_rank}/stderr.log"):
+                sys.stderr.write(log.read_text())  # the traceback of a bug
             return failure.exitcode
         except torch.distributed.DistError as error:
             raise UserError(f"the machines of `accelerate config` do not meet: {error}") from None
     return 0
-
-
-def group(config: ClusterConfig, folder: str) -> LaunchConfig:
-    """This machine's part of the group; all but its first process write standard error to a log
-    below `folder`."""
-    here = config.num_processes // config.num_machines
-    if config.num_machines == 1:
-        where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"}
-    else:
-        address = f"{config.main_process_ip}:{config.main_process_port}"
-        where = {
-            "rdzv_backend": "static",
-            "rdzv_endpoint": address,
-            "rdzv_configs": {"rank": config.machine_rank},
-        }
-    return LaunchConfig(
-        min_nodes=config.num_machines,
-        max_nodes=config.num_machines,
-        nproc_per_node=here,
-        max_restarts=0,
-        shutdown_timeout=GRACE,
-        logs_specs=DefaultLogsSpecs(folder, dict.fromkeys(range(1, here), Std.ERR)),
-        **where,
-    )
 
 
 def stop_if_orphaned() -> None:

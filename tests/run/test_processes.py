@@ -1,7 +1,6 @@
 """Several processes for one stage: they make what one makes, and none outlives a signal."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,60 +12,36 @@ import psutil
 import pytest
 import torch
 import workplace
+from accelerate.commands.config import config_args
 from conftest import one_line
 from ruamel.yaml import YAML
 
+from ser.run import processes
+from ser.run.errors import UserError
+
 pytestmark = pytest.mark.slow  # whole stages
 
-STAGE = [sys.executable, "-m", "stages.w2v_finetune", "0"]
-DVC = [sys.executable, "-m", "dvc"]
 
-
-def configure(folder: Path, processes: int, **changes: object) -> dict[str, str]:
-    """The environment of a machine on which `accelerate config` has asked for so many processes."""
+def configure(folder: Path, **changes: object) -> dict[str, str]:
+    """The environment of a machine on which `accelerate config` has asked for two processes."""
     file = folder / "hf/accelerate/default_config.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    config = {"distributed_type": "MULTI_CPU", "use_cpu": True, "num_processes": processes}
+    config = {"distributed_type": "MULTI_CPU", "use_cpu": True, "num_processes": 2}
     YAML().dump({"compute_environment": "LOCAL_MACHINE", **config, **changes}, file)
     return workplace.environment(HF_HOME=str(folder / "hf"), RAVDESS_SAVE_SECONDS="0")
 
 
 def run(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
     """Run the stage, whatever its exit code."""
-    return subprocess.run(STAGE, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
-def start(folder: Path, command: list[str]) -> tuple[subprocess.Popen, list[psutil.Process]]:
-    """Start `command` with two processes for its stage, and wait until a state is saved; return it
-    and all that it has started."""
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=configure(folder, 2),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not list((folder / ".checkpoints").glob("*.pt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    return process, psutil.Process(process.pid).children(recursive=True)
-
-
-def ended(process: subprocess.Popen, below: list[psutil.Process]) -> list[str]:
-    """Wait until `process` and all that it has started have ended; return the lines of standard
-    error that are no progress bar."""
-    assert not psutil.wait_procs(below, timeout=100)[1]
-    error = process.communicate()[1]
-    return [line for line in error.splitlines() if line.strip() and "%|" not in line]
+    command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 def test_two_processes_equal_one(trained, tmp_path):
     """What is random stays the same, and the probe that the head starts from."""
     changes = {"head": "layers", "head_dropout": 0.2, "label_smoothing": 0.1}
     one, two = (workplace.again(trained, tmp_path / name, **changes) for name in ("one", "two"))
-    one_line(run(two, configure(two, 9)), "w2v_finetune: 9 processes for the 8 clips of a step")
-    done = run(two, configure(two, 2))
+    done = run(two, configure(two))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fold 0:") == 1  # one process speaks
     workplace.run(one, "w2v_finetune 0")
@@ -78,42 +53,61 @@ def test_two_processes_equal_one(trained, tmp_path):
 
 def test_a_mistake_of_all_processes_is_one_line(trained, tmp_path):
     folder = workplace.again(trained, tmp_path / "mistake", mask_time_length=500)
-    one_line(run(folder, configure(folder, 2)), "w2v_finetune: mask_time_length = 500")
-    broken = configure(folder, 2, num_proceses=2)
-    one_line(run(folder, broken), "default_config.yaml", "num_proceses", "`accelerate config`")
+    one_line(run(folder, configure(folder)), "w2v_finetune: mask_time_length = 500")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_processes_and_saves(trained, tmp_path, number):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_processes": 9}, "9 processes for the 8 clips of a step"),
+        ({"num_proceses": 2}, r"default_config.yaml: .*num_proceses.*`accelerate config`"),
+    ],
+)
+def test_what_accelerate_config_cannot_ask_for(tmp_path, monkeypatch, changes, message):
+    configure(tmp_path, **changes)
+    file = tmp_path / "hf/accelerate/default_config.yaml"
+    monkeypatch.setattr(config_args, "default_config_file", str(file))
+    with pytest.raises(UserError, match=message):
+        processes.launch("stages.w2v_finetune", "0", most=8)
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "words"),
+    [
+        ("terminal", signal.SIGINT, ["w2v_finetune: stopped after step", "exited with 130"]),
+        ("dvc", signal.SIGKILL, ["w2v_finetune: stopped after step"]),
+        ("launcher", signal.SIGKILL, []),
+        ("process", signal.SIGKILL, ["w2v_finetune: process 1 of 2: Signal 9", "exited with 1"]),
+    ],
+)
+def test_no_process_outlives_a_signal(trained, tmp_path, target, number, words):
     folder = workplace.again(trained, tmp_path / "stopped", epochs=2000)
-    process, below = start(folder, STAGE)
-    assert len(below) == 2
-    process.send_signal(number)
-    (line,) = ended(process, below)
-    assert process.returncode == 128 + number
-    (state,) = (folder / ".checkpoints").glob("*.pt")
-    step = torch.load(state, weights_only=True)["done"]
-    assert line.startswith(f"w2v_finetune: stopped after step {step} of 5000; the same")
-    assert not (folder / "data/w2v").exists()
-
-
-@pytest.mark.parametrize("victim", ["dvc", "launcher", "process"])
-def test_the_others_end_after_one_is_killed(trained, tmp_path, victim):
-    """Whatever DVC has started ends, and a state is saved if there is a whole group to do so."""
-    folder = workplace.again(trained, tmp_path / "killed", epochs=2000)
-    stage = {"cmd": " ".join(["python", *STAGE[1:]]), "outs": ["data/w2v/fold_0"]}
+    stage = {"cmd": "python -m stages.w2v_finetune 0", "outs": ["data/w2v/fold_0"]}
     YAML().dump({"stages": {"w2v_finetune": stage}}, folder / "dvc.yaml")
-    subprocess.run([*DVC, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-    process, below = start(folder, [*DVC, "repro", "--quiet"])
-    launcher, *workers = [one for one in below if one.name() not in ("sh", "bash")]
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    process = subprocess.Popen(
+        [*dvc, "repro", "--single-item", "w2v_finetune"],
+        cwd=folder,
+        env=configure(folder),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (states := list((folder / ".checkpoints").glob("*.pt"))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    below = psutil.Process(process.pid).children(recursive=True)
+    launcher, *workers = [one for one in below if "stages.w2v_finetune" in one.cmdline()]
     assert len(workers) == 2
-    {"dvc": process, "launcher": launcher, "process": workers[1]}[victim].kill()
-    lines = ended(process, below)
-    print(victim, lines)
-    assert process.returncode != 0
-    if victim == "dvc":
-        assert "w2v_finetune: stopped after step" in lines[0]
-
-
-def test_ctrl_c_in_a_terminal_reaches_the_stage_of_dvc():
-    pass
+    if target == "terminal":
+        os.killpg(process.pid, number)
+    else:
+        {"dvc": process, "launcher": launcher, "process": workers[1]}[target].send_signal(number)
+    assert not psutil.wait_procs(below, timeout=100)[1]
+    error = process.communicate()[1]
+    lines = [line for line in error.splitlines() if line.startswith(("w2v_finetune: ", "ERROR: "))]
+    assert len(lines) >= len(words), error
+    assert all(word in line for word, line in zip(words, lines, strict=False)), lines
+    assert torch.load(states[0], weights_only=True)["done"] > 0
+    assert not (folder / "data/w2v").exists()
