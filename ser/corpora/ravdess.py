@@ -118,11 +118,16 @@ def append(session: requests.Session, url: str, file: BinaryIO) -> None:
         if response.status_code != 206:
             file.seek(0)
             file.truncate()
-        total = file.tell() + int(response.headers.get("Content-Length", 0))
-        bar = {"desc": ARCHIVE, "initial": file.tell(), "mininterval": 1}
-        with tqdm.wrapattr(file, "write", total, **bar) as counted:
+        with tqdm(
+            desc=ARCHIVE,
+            total=file.tell() + int(response.headers.get("Content-Length", 0)),
+            initial=file.tell(),
+            unit="B",
+            unit_scale=True,
+            mininterval=1,
+        ) as bar:
             for block in response.iter_content(BLOCK):
-                counted.write(block)
+                bar.update(file.write(block))
 
 
 def unpack(source: Path, folder: Path, manifest: dict[str, str]) -> None:
