@@ -79,32 +79,29 @@ def locate() -> Path:
 def resume(url: str, output: str, _: object) -> None:
     """Download a file, going on from what an earlier attempt left: a downloader for pooch.
 
-    What has come so far lies beside the output as NAME.part. A connection that breaks is opened
-    again as long as each brings something.
+    What has come so far lies beside the output as NAME.part; one process at a time adds to it.
 
     Raises:
         requests.RequestException: the server cannot be reached, refuses or stalls.
         OSError: full or read-only disk.
     """
     part = Path(output).with_name(f"{ARCHIVE}.part")
-    with (
-        filelock.FileLock(f"{part}.lock"),
-        part.open("ab") as file,
-        requests.Session() as session,
-    ):
-        # A compressed body would make byte ranges mean something else.
-        session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
-        session.mount("http://", HTTPAdapter(max_retries=RETRY))
-        session.mount("https://", HTTPAdapter(max_retries=RETRY))
-        while True:
-            start = file.tell()
-            try:
-                append(session, url, file)
-                break
-            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                if file.tell() <= start:
-                    raise
-    part.replace(output)
+    with filelock.FileLock(f"{part}.lock"):
+        with part.open("ab") as file, requests.Session() as session:
+            # A compressed body would make byte ranges mean something else.
+            session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+            session.mount("http://", HTTPAdapter(max_retries=RETRY))
+            session.mount("https://", HTTPAdapter(max_retries=RETRY))
+            complete = False
+            while not complete:
+                start = file.tell()
+                try:
+                    append(session, url, file)
+                    complete = True
+                except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                    if file.tell() <= start:  # broken off again, and brought nothing
+                        raise
+        part.replace(output)
 
 
 def append(session: requests.Session, url: str, file: BinaryIO) -> None:
@@ -118,11 +115,16 @@ def append(session: requests.Session, url: str, file: BinaryIO) -> None:
         if response.status_code != 206:
             file.seek(0)
             file.truncate()
-        total = file.tell() + int(response.headers.get("Content-Length", 0))
-        bar = {"desc": ARCHIVE, "initial": file.tell(), "mininterval": 1}
-        with tqdm.wrapattr(file, "write", total, **bar) as counted:
+        with tqdm(
+            desc=ARCHIVE,
+            total=file.tell() + int(response.headers.get("Content-Length", 0)),
+            initial=file.tell(),
+            unit="B",
+            unit_scale=True,
+            mininterval=1,
+        ) as bar:
             for block in response.iter_content(BLOCK):
-                counted.write(block)
+                bar.update(file.write(block))
 
 
 def unpack(source: Path, folder: Path, manifest: dict[str, str]) -> None:
