@@ -80,6 +80,7 @@ def test_each_command_of_the_readme_is_run():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_readme_commands(reader):
     header = re.search(r"^clip +predicted .*$", README, flags=re.MULTILINE)
     columns = " +".join(header[0].split())
