@@ -36,7 +36,7 @@ test-fast: $(DEV)  ## the tests that take seconds and need no corpus: under a mi
 lint: $(DEV)  ## style and common mistakes
 	@ruff check . && ruff format --check .
 
-types: $(DEV)  ## the types of ser/, commands/ and studies/, by mypy
+types: $(DEV)  ## the types of ser/ and commands/, by mypy
 	@mypy
 
 bench: $(VENV)  ## the speed and memory claims, measured on this machine

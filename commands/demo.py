@@ -17,6 +17,7 @@ from pathlib import Path
 from dvc.api import DVCFileSystem
 from ruamel.yaml import YAML
 
+from ser import params
 from ser.report import summary
 from ser.run import errors, experiments, outputs
 
@@ -25,7 +26,7 @@ These figures are of the SYNTHETIC demo corpus: they show that the pipeline work
 about human speech.
 
 The page        demo/index.html: open it in a browser
-Pictures        demo/*.png, demo/*/*.png
+Pictures        demo/charts/*.png
 Go on with it   dvc exp branch demo demo && git switch demo && dvc checkout
                 dvc exp run -S lr=1e-3
 On to RAVDESS   make repro
@@ -42,7 +43,7 @@ def collect(folder: Path) -> None:
         for out in stage["outs"]:
             path = Path(out["path"])
             if path.parent.name in ("metrics", "report"):
-                files.get(out["path"], str(folder / path.name), recursive=files.isdir(out["path"]))
+                files.get(out["path"], str(folder / path.name), recursive=True)
 
 
 @errors.one_line
@@ -61,7 +62,7 @@ def main() -> None:
 
     with outputs.whole("demo") as folder:
         collect(folder)
-    print("\n".join(["", *summary.lines(Path("demo")), NEXT]))
+    print("\n".join(["", *summary.lines(Path("demo"), params.load().models), NEXT]))
 
 
 if __name__ == "__main__":

@@ -102,18 +102,25 @@ def gigabytes(run: dict) -> str:
 
 
 def overview() -> str:
-    """The README's table: the results and published figures that are marked for it."""
-    said = settings()
+    """The README's table, the results and published figures that are marked for it, with their
+    caveats as footnotes."""
+    listed = settings()
+    ours = {name: words for name, words in listed["measured"].items() if words.get("readme")}
+    others = [words for words in listed["published"] if words.get("readme")]
+    caveats = [words["caveat"] for words in [*ours.values(), *others] if "caveat" in words]
+    marks = dict(zip(dict.fromkeys(caveats), "¹²³⁴⁵⁶⁷⁸⁹", strict=False))
+
+    def protocol(words: dict) -> str:
+        return f"{words['protocol']} {marks.get(words.get('caveat'), '')}".strip()
+
     rows = []
-    for name, words in said["measured"].items():
-        if words.get("readme"):
-            cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
-            rows.append([words["model"], words["protocol"], *cells])
-    for words in said["published"]:
-        if words.get("readme"):
-            protocol = "; ".join(words[key] for key in ("protocol", "caveat") if key in words)
-            rows.append([f"*published:* {words['system']}", protocol, *published(words)])
-    return table(["model", "protocol", "accuracy, %", "UAR, %"], rows)
+    for name, words in ours.items():
+        cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
+        rows.append([words["model"], protocol(words), *cells])
+    for words in others:
+        rows.append([f"*published:* {words['system']}", protocol(words), *published(words)])
+    notes = "\\\n".join(f"{mark} {caveat}" for caveat, mark in marks.items())
+    return f"{table(['model', 'protocol', 'accuracy, %', 'UAR, %'], rows)}\n\n{notes}"
 
 
 def published(words: dict) -> list[str]:
@@ -130,7 +137,7 @@ def results() -> list[list[str]]:
         [
             name,
             words["model"],
-            words["protocol"],
+            "; ".join(words[key] for key in ("protocol", "caveat") if key in words),
             *(figure(name, rate, words.get("seeds", [])) for rate in scoring.RATES),
         ]
         for name, words in settings()["measured"].items()

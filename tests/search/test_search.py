@@ -17,6 +17,7 @@ import soundfile
 from conftest import SHRUNK, Project, make_project, one_line
 from optuna.trial import TrialState
 from ruamel.yaml import YAML
+from ser.search.trial_store import STATE, opened
 
 from commands import search
 from ser import params
@@ -24,7 +25,6 @@ from ser.classifier import crossval
 from ser.run.errors import UserError
 from ser.search import outcome, space, worth
 from ser.search.fold_search import FoldSearch
-from ser.search.trial_store import STATE, opened
 from stages import checkpoint, download, resample, split, w2v_features
 from studies import samplers as benchmark
 
