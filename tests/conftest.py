@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benchmarks.faults import SHRUNK
-
 ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 NO_CHROMIUM = "no Chromium or Chrome"
+
+# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch.
+SHRUNK = (
+    "corpus=demo", "demo.takes=1", "demo.seconds=0.6", "folds=[0,1]", "checkpoint=configs/demo",
+    "freeze_cnn=false", "epochs=1", "lr=1e-3", "svm_train.C=[1,10]",
+)  # fmt: skip
 
 # How hard tests/test_fuzz.py tries: the same few cases every time, or a thousand other ones.
 settings.register_profile(

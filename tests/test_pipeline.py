@@ -4,7 +4,6 @@ own."""
 import itertools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -22,7 +21,6 @@ from conftest import ROOT, SHRUNK, Project, make_project, one_line
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from benchmarks import faults
 from ser import params, scoring
 from ser.corpus import EMOTIONS
 
@@ -251,20 +249,6 @@ def test_results_say_which_figures_are_out_of_date(clone):
     shutil.rmtree(clone.path / ".dvc")
     done = clone.run(*results)
     assert "| MFCC + SVM | 64 |" in done.stdout and "DVC cannot say" in done.stdout
-
-
-@pytest.mark.parametrize("fault", ["terminate", "missing", "full"])
-def test_the_next_run_makes_up_for_a_fault(clone, tmp_path, fault):
-    """The rest of the faults, and of the stages: `python -m benchmarks.faults`."""
-    shutil.copytree(clone.run("dvc", "cache", "dir").stdout.strip(), tmp_path / "cache")
-    clone.run("dvc", "cache", "dir", "--local", tmp_path / "cache")
-    checkout = faults.Checkout(clone.path, tmp_path / "cache", clone.env)
-    before = checkout.state()
-    printed = faults.strike(checkout, fault, "resample", random.Random(0))
-    assert "Traceback" not in printed
-    if fault != "missing":
-        assert checkout.state() != before
-    assert faults.compare(checkout, before) == "same bytes"
 
 
 @pytest.fixture
