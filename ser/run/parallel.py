@@ -148,14 +148,14 @@ def in_this_folder() -> "WorkerPlugin":
     the code of this project as it is now."""
     from distributed import WorkerPlugin
 
-    folder, root = os.getcwd(), str(Path(__file__).parents[2])
+    folder, root = Path.cwd(), Path(__file__).parents[2]
 
     class InThisFolder(WorkerPlugin):
         """Nested for the same reason as `work`."""
 
         def setup(self, worker: object) -> None:
             os.chdir(folder)
-            sys.path.insert(0, root)
+            sys.path.insert(0, str(root))
             for name in [name for name in sys.modules if name.partition(".")[0] == "ser"]:
                 del sys.modules[name]
 
