@@ -80,8 +80,16 @@ def test_workers_do_all_the_work_and_a_mistake_comes_back_as_it_is(on_cluster):
         parallel.over(fail, range(100), None)
 
 
-def test_a_chunk_that_the_cluster_gives_up_is_one_line(on_cluster):
+def test_a_worker_that_dies_is_made_up_for_unless_all_do(on_cluster, tmp_path):
     """As where the memory of the workers is too small, and they are killed."""
+
+    def die_once(item: int) -> int:
+        if item == 5 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os._exit(1)
+        return item
+
+    assert parallel.over(die_once, range(100), None) == list(range(100))
     with pytest.raises(errors.UserError, match="^tcp://.*: the cluster lost the work"):
         parallel.over(lambda item: os._exit(1), range(1), None)
 
