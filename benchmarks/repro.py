@@ -1,4 +1,4 @@
-"""From RAVDESS's archive to the SVM's figure: what each stage takes, and what DVC adds.
+"""Time the pipeline from RAVDESS's archive to the SVM's figure, and what DVC adds.
 
     RAVDESS_ARCHIVE=PATH python -m benchmarks.repro
 
@@ -9,6 +9,7 @@ next one begins: DVC's hashing and caching of its outputs is part of it.
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,62 +17,77 @@ from pathlib import Path
 
 import joblib
 
-from benchmarks.checkout import Checkout, cloned
 from ser.run import errors
 
+ROOT = Path(__file__).parents[1]
 TARGET = "evaluate@svm"
 
 
-def timed(checkout: Checkout, archive: str) -> dict[str, float]:
+def start(project: Path, *command: str) -> subprocess.Popen:
+    """Start a command in `project`, both streams into one pipe."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(project: Path, *command: str) -> float:
+    """Seconds that a command takes.
+
+    Raises:
+        UserError: it fails.
+    """
+    began = time.perf_counter()
+    process = start(project, *command)
+    printed, _ = process.communicate()
+    if process.returncode:
+        raise errors.UserError(f"{' '.join(command)} fails: {printed[-500:]}")
+    return time.perf_counter() - began
+
+
+def by_stage(project: Path) -> dict[str, float]:
     """Run the pipeline; seconds by stage, the first of them those until DVC starts one.
 
     Raises:
         UserError: it fails.
     """
-    start, seconds, printed = time.perf_counter(), {}, []
-    dvc = checkout.start(
-        "dvc", "repro", "--force", TARGET, RAVDESS_ARCHIVE=archive, PYTHONUNBUFFERED="1"
-    )
-    stage, since = "(DVC's start)", start
+    since, stage, seconds, printed = time.perf_counter(), "(DVC's start)", {}, []
+    dvc = start(project, "dvc", "repro", "--force", TARGET)
     for line in dvc.stdout or ():
         printed.append(line)
         if line.startswith("Running stage"):
             now = time.perf_counter()
             seconds[stage], stage, since = now - since, line.split("'")[1], now
-    seconds[stage] = time.perf_counter() - since
     if dvc.wait():
         raise errors.UserError(f"dvc repro fails: {' '.join(printed[-3:])}")
-    return seconds
+    return {**seconds, stage: time.perf_counter() - since}
 
 
 @errors.one_line
 def main() -> None:
     """Run all three, print the tables."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    archive = os.environ.get("RAVDESS_ARCHIVE")
-    if not archive:
+    if not os.environ.get("RAVDESS_ARCHIVE"):
         raise errors.UserError("RAVDESS_ARCHIVE: not set; expected the path of RAVDESS's archive")
     with tempfile.TemporaryDirectory() as folder:
-        checkout = cloned(Path(folder))
-        seconds = timed(checkout, archive)
+        project = Path(folder, "project")
+        run(ROOT, "git", "clone", "--quiet", str(ROOT), str(project))
+        run(project, "dvc", "cache", "dir", "--local", f"{folder}/cache")
+        seconds = by_stage(project)
         total = sum(seconds.values())
         print(f"{joblib.cpu_count()} cores\n| stage | seconds | share |\n|---|---|---|")
         for stage, taken in seconds.items():
             print(f"| {stage} | {taken:.1f} | {taken / total:.0%} |")
         print(f"| all | {total:.1f} | |")
-        start = time.perf_counter()
-        code, printed = checkout.run("dvc", "repro", TARGET)
-        if code or "Running" in printed:
-            raise errors.UserError(f"dvc repro with nothing to do: {printed}")
-        print(f"with nothing to do: {time.perf_counter() - start:.2f} s")
-        start = time.perf_counter()
-        for stage in [*seconds][1:]:
-            name, _, item = stage.partition("@")
-            command = sys.executable, "-m", f"stages.{name}", *([item] if item else [])
-            code, printed = checkout.run(*command, RAVDESS_ARCHIVE=archive)
-            if code:
-                raise errors.UserError(f"{stage} fails: {printed}")
-        alone = time.perf_counter() - start
+        print(f"with nothing to do: {run(project, 'dvc', 'repro', TARGET):.2f} s")
+        stages = [stage.split("@") for stage in [*seconds][1:]]
+        commands = [(sys.executable, "-m", f"stages.{name}", *item) for name, *item in stages]
+        alone = sum(run(project, *command) for command in commands)
         print(f"without DVC: {alone:.1f} s; with it {total / alone:.2f} times as long")
 
 

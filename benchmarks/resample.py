@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -33,8 +34,8 @@ def process(job: Job) -> None:
 
 def processes(jobs: list[Job]) -> None:
     """All clips by a process each, as many at a time as there are cores."""
-    calls = (joblib.delayed(process)(job) for job in jobs)
-    joblib.Parallel(n_jobs=joblib.cpu_count(), prefer="threads")(calls)
+    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        list(pool.map(process, jobs))
 
 
 def stage(jobs: list[Job]) -> None:
@@ -42,8 +43,8 @@ def stage(jobs: list[Job]) -> None:
     parallel.over(resample, jobs, None)
 
 
-def seconds(run: Callable[[list[Job]], None], sources: list[Path]) -> float:
-    """How long all clips take."""
+def seconds(run: Callable[[list[Job]], object], sources: list[Path]) -> float:
+    """Seconds that all clips take."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = [(source, Path(folder, source.name)) for source in sources]
         start = time.perf_counter()
@@ -61,16 +62,13 @@ def main() -> None:
     if not shutil.which("ffmpeg"):
         raise errors.UserError("ffmpeg: no such program; it is what the stage is compared with")
     sources = corpus.files("data/raw")[: options.clips]
-    taken: dict[str, list[float]] = {"ffmpeg": [], "resample": []}
-    for _ in range(options.repeats):  # the first reads the files from the disk for both
-        taken["ffmpeg"].append(seconds(processes, sources))
-        taken["resample"].append(seconds(stage, sources))
+    # In turns; the first reads the files from the disk for both.
+    pairs = [(seconds(processes, sources), seconds(stage, sources)) for _ in range(options.repeats)]
     print(f"{len(sources)} clips, {joblib.cpu_count()} cores, fastest of {options.repeats}")
-    for name, runs in taken.items():
-        print(
-            f"{name + ':':10}{min(runs):6.1f} s, {1000 * min(runs) / len(sources):.2f} ms per clip"
-        )
-    print(f"{min(taken['ffmpeg']) / min(taken['resample']):.1f} times as fast")
+    fastest = dict(zip(("ffmpeg", "resample"), map(min, zip(*pairs, strict=True)), strict=True))
+    for name, taken in fastest.items():
+        print(f"{name + ':':10}{taken:6.1f} s, {1000 * taken / len(sources):.2f} ms per clip")
+    print(f"{fastest['ffmpeg'] / fastest['resample']:.1f} times as fast")
 
 
 if __name__ == "__main__":

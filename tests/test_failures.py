@@ -1,67 +1,97 @@
-"""A stage that fails under a real `dvc repro`: git's work tree and older figures stay as they were,
-and nothing passes for new."""
+"""What goes wrong under a real `dvc repro`: the next one makes the same bytes as if nothing had
+happened, and older figures stay until there are new ones."""
 
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import signal
+import subprocess
 
-import pandas as pd
 import pytest
-from conftest import ROOT, SHRUNK, Project
+import workplace
+from conftest import ROOT, SHRUNK, Project, make_project
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from ser import corpus, protocols, scoring
-from ser.corpora import ravdess
-from stages import split
-
-STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 pytestmark = pytest.mark.slow
 
+# Read by every Python process: in the stage's own, the fault strikes when its output, complete,
+# leaves the work folder.
+FAULT = """
+import os, resource, signal, sys
 
-class NotThere(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_error(404)
+stage, fault = os.environ["FAULT"].split()
+if f"stages.{stage}" in sys.orig_argv:
+    if fault == "full":
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
 
-    def log_message(self, *args):
-        pass
+    def strike(event, arguments):
+        if event == "os.rename" and ".partial" in str(arguments[0]) and fault != "full":
+            os.killpg(0, signal.Signals[fault])
 
-
-@pytest.fixture
-def dead_url() -> Iterator[str]:
-    """A server that has what is asked for no longer, which is not worth asking again."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), NotThere) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/archive.zip"
-        server.shutdown()
-
-
-def files(project: Project, folder: str) -> dict[str, bytes]:
-    """All files below a folder of the project, by path."""
-    paths = (project.path / folder).rglob("*")
-    return {
-        path.relative_to(project.path).as_posix(): path.read_bytes()
-        for path in paths
-        if path.is_file()
-    }
+    sys.addaudithook(strike)
+"""
 
 
-def fails(project: Project, *command: str, **env: str) -> str:
-    """What a command prints that fails and leaves git's work tree, and data/, as they were."""
-    assert project.run("git", "status", "--porcelain").stdout == ""
-    done = project.run(*command, check=False, NO_PROXY="*", **env)
-    printed = done.stdout + done.stderr
-    assert done.returncode != 0, printed
-    assert "Traceback" not in printed
-    assert project.run("git", "status", "--porcelain").stdout == "", printed
-    assert not list((project.path / "data").rglob(".*")), "no half outputs, no .gitignore"
-    return printed
+def state(project: Project) -> dict[str, object]:
+    """All that the pipeline makes."""
+    lock = YAML(typ="safe").load(project.path / "dvc.lock")
+    return {**workplace.digest(project.path / "data"), "dvc.lock": lock}
 
 
-def test_whatever_git_keeps_stays_until_there_is_a_new_one():
-    """DVC removes other outputs before the stage runs."""
-    for name, stage in STAGES.items():
+def forget(project: Project, stage: str) -> None:
+    """Have a stage run again that DVC would otherwise take from its cache."""
+    lock = YAML(typ="safe").load(project.path / "dvc.lock")
+    del lock["stages"][stage]
+    YAML(typ="safe").dump(lock, project.path / "dvc.lock")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which the shrunken demo has come as far as the SVM."""
+    path = tmp_path_factory.mktemp("chain")
+    (path / "project").mkdir()
+    project = make_project(path / "project", path)
+    apply_overrides(project.path / "params.yaml", list(SHRUNK))
+    project.run("dvc", "repro", "svm_train")
+    (path / "sitecustomize.py").write_text(FAULT)
+    return project
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+@pytest.mark.parametrize(
+    ("stage", "fault", "line"),
+    [
+        ("resample", "SIGKILL", None),
+        ("mfcc", "SIGTERM", "mfcc: interrupted"),
+        ("svm_train", "SIGINT", "svm_train: interrupted"),
+        ("resample", "full", "resample: data/audio: File too large"),
+    ],
+)
+def test_the_next_run_makes_up_for_a_fault(chain, stage, fault, line):
+    before = state(chain)
+    forget(chain, stage)
+    struck = subprocess.run(
+        ["dvc", "repro", "--no-run-cache", "--single-item", stage],
+        cwd=chain.path,
+        env={**chain.env, "PYTHONPATH": str(chain.path.parent), "FAULT": f"{stage} {fault}"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `&` has it ignored
+    )
+    assert struck.returncode != 0
+    assert "Traceback" not in struck.stdout + struck.stderr
+    assert line is None or line in struck.stderr.splitlines()
+    left = list((chain.path / "data").rglob(".*.partial"))
+    assert bool(left) == (fault == "SIGKILL")
+    chain.run("dvc", "repro", "--no-run-cache", "svm_train")
+    assert state(chain) == before
+
+
+def test_whatever_git_keeps_stays_until_there_is_a_new_one(project):
+    """DVC removes other outputs before a stage runs."""
+    for name, stage in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"].items():
         definition = stage.get("do", stage)
         for out in (*definition.get("outs", []), *definition.get("metrics", [])):
             path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
@@ -69,87 +99,11 @@ def test_whatever_git_keeps_stays_until_there_is_a_new_one():
             assert options.get("persist", False) == kept_by_git, (name, path)
             assert options.get("cache", True) != kept_by_git, (name, path)
 
-
-def test_no_corpus_or_no_network(project, dead_url):
-    older = files(project, "metrics")
-    assert "metrics/corpus.json" in older
-    assert f"download: {dead_url}: HTTP 404" in fails(project, "dvc", "repro", RAVDESS_URL=dead_url)
-    assert "RAVDESS_ARCHIVE=nowhere: no such zip" in fails(
-        project, "dvc", "exp", "run", "--temp", RAVDESS_ARCHIVE="nowhere"
-    )
-    assert files(project, "metrics") == older
-    assert files(project, "data") == {}
-
-
-def test_figures_of_an_earlier_run_do_not_pass_for_new_and_its_data_can_be_had_back(
-    project, dead_url
-):
-    before = files(project, "metrics")
-    changes = [word for change in SHRUNK for word in ("-S", change)]
-    project.run("dvc", "exp", "run", *changes, "download")
-    project.run("git", "add", "--all")
-    project.run("git", "commit", "--quiet", "--message", "The demo corpus")
-    raw, figures = files(project, "data"), files(project, "metrics")
-    changed = {path for path in figures if figures[path] != before.get(path)}
-    assert changed == {"metrics/corpus.json", "metrics/corpus.csv"}, "the older ones are replaced"
-    assert b'"clips": 192' in figures["metrics/corpus.json"]
-    assert "up to date" in project.run("dvc", "status", "download").stdout
-
-    project.run("dvc", "exp", "run", "-S", "corpus=ravdess", check=False, RAVDESS_URL=dead_url)
-    assert files(project, "metrics") == figures
-    assert "download:" in project.run("dvc", "status", "download").stdout, "DVC knows"
-    project.run("git", "restore", "params.yaml")
+    older = workplace.digest(project.path / "metrics")
+    assert "corpus.json" in older
+    failed = project.run("dvc", "repro", check=False, RAVDESS_ARCHIVE="nowhere")
+    assert failed.returncode != 0
+    assert "RAVDESS_ARCHIVE=nowhere: no such zip" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert workplace.digest(project.path / "metrics") == older
     assert project.run("git", "status", "--porcelain").stdout == ""
-    assert files(project, "data") == {}, "DVC takes data away before the stage runs"
-    project.run("dvc", "checkout", "data/raw")
-    assert files(project, "data") == raw
-
-
-@pytest.mark.parametrize(
-    ("stage", "words"),
-    {
-        "evaluate@svm": "data/svm/predictions.csv: columns",
-        "evaluate@w2v": "data/w2v/fold_0/predictions.csv: columns",
-        "mean": "data/svm/predictions.csv: columns",
-        "compare": "data/svm/predictions.csv: columns",
-        "curves": "data/w2v/fold_5/epochs.csv: no such table",
-    }.items(),
-)
-def test_scoring_that_fails(project, stage, words):
-    for model in scoring.MODELS:
-        for folder in scoring.sources(model, range(6)):
-            (project.path / folder).mkdir(parents=True)
-            for name in ("predictions.csv", "curve.csv", "epochs.csv", "protocol.txt"):
-                (project.path / folder / name).write_text("step\n1\n")
-    (project.path / "data/w2v/fold_5/epochs.csv").unlink()
-    older = files(project, "metrics")
-    assert f"{stage.partition('@')[0]}: {words}" in fails(
-        project, "dvc", "repro", "--single-item", stage
-    )
-    assert files(project, "metrics") == older
-
-
-@pytest.mark.skipif(os.name != "posix", reason="ulimit")
-def test_a_disk_that_fills_up_while_scoring_leaves_no_new_figure_beside_old_ones(project):
-    """The tables fit, the picture does not."""
-    clips = split.assign(
-        corpus.table(ravdess.read_manifest(ravdess.MANIFEST)), protocols.folds("six")
-    )
-    right = clips[["clip", "actor", "fold"]].assign(
-        actual=clips["emotion"], predicted=clips["emotion"]
-    )
-    table = right.join(pd.get_dummies(clips["emotion"])[list(corpus.EMOTIONS)].astype(float))
-    (project.path / "data/svm").mkdir(parents=True)
-    table.to_csv(project.path / "data/svm/predictions.csv", index=False)
-    (project.path / "data/svm/protocol.txt").write_text("made up\n")
-    older = files(project, "metrics")
-    project.run(sys.executable, "-c", "import matplotlib.font_manager")  # which keeps a large list
-    command = f"ulimit -f 40; exec {sys.executable} -m stages.evaluate svm"
-    printed = fails(project, "bash", "-c", command)
-    assert printed.startswith("evaluate: metrics/svm_confusion.png: File too large")
-    assert files(project, "metrics") == older
-    project.run(sys.executable, "-m", "stages.evaluate", "svm")
-    newer = files(project, "metrics")
-    changed = {path for path in newer if newer[path] != older.get(path)}
-    assert {"metrics/svm.json", "metrics/svm_confusion.png", "metrics/svm_folds.csv"} <= changed
-    assert all("svm" in path for path in changed)

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like: one line on stderr and exit code 1, never a traceback."""
+"""User-facing errors: one line on stderr and exit code 1, never a traceback."""
 
 import functools
 import io
@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,30 +29,13 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Told to stop by a signal. Arguments: what to say about it, and the signal's number."""
+    """Raised on SIGTERM. Arguments: what to say about it, and the signal's number."""
 
 
 def terminated(number: int, _: object) -> None:
     """Handle SIGTERM, DVC's or a cluster's: unwind as after Ctrl-C, so that half-written outputs
     are removed."""
     raise Stopped("interrupted", number)
-
-
-def while_loading() -> None:
-    """Have Ctrl-C and SIGTERM end `python -m` in one line also while it loads its libraries, which
-    takes seconds. Nothing is begun by then."""
-    if sys.argv[:1] != ["-m"]:  # another program imports this
-        return
-    name = sys.orig_argv[sys.orig_argv.index("-m") + 1].rpartition(".")[2]
-
-    def stop(number: int, _: object) -> None:
-        if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-            os.write(2, f"{name}: interrupted\n".encode())
-        os._exit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored
-        signal.signal(signal.SIGINT, stop)
 
 
 def one_line(main: Callable[[], None]) -> Callable[[], None]:
@@ -65,12 +47,12 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def wrapped() -> None:
-        stage = main.__globals__["__spec__"].name.rpartition(".")[2]
         signal.signal(signal.SIGTERM, terminated)
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path that the locale lacks letters for
             sys.stdout.reconfigure(errors="backslashreplace")
+        stage = main.__globals__["__spec__"].name.rpartition(".")[2]
         try:
             main()
             return
@@ -90,11 +72,6 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
             Path(report).write_text(json.dumps({"message": message, "timestamp": time.time()}))
         else:
             print(f"{stage}: {message}", file=sys.stderr)
-        if main.__module__ == "__main__" and threading.active_count() > 1:
-            # Python would take apart threads that are still at work, and abort if one is in C++.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
         sys.exit(code)
 
     return wrapped

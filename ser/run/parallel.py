@@ -1,120 +1,118 @@
-"""The same function over many items, on every core or a cluster, with a progress bar of what is
-done."""
+"""One function over many items: in threads on all cores, or on a Dask cluster."""
 
-import importlib
-import threading
-import uuid
+import logging
+import os
+import pickle
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import joblib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser.run import cluster
 from ser.run.errors import UserError
 
-LARGEST_CHUNK = 8  # items: enough that sending them to another machine costs little
-this_thread = threading.local()
-limited: set[str] = set()  # keys of the runs that keep this process's BLAS to one thread
+SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own variable
+
+
+def cluster_address() -> str | None:
+    """The address of the Dask scheduler; None: there is no cluster."""
+    return os.environ.get(SCHEDULER) or None
 
 
 def over(
-    function: Callable,
-    items: Iterable,
-    desc: str | None,
-    unit: str = "clip",
-    largest: int = LARGEST_CHUNK,
+    function: Callable, items: Iterable, desc: str | None, unit: str = "clip", largest: int = 8
 ) -> list:
-    """`[function(item) for item in items]` on all cores; see `streamed`."""
+    """`[function(item) for item in items]` on all cores or a cluster; see `streamed`."""
     return list(streamed(function, items, desc, unit, largest))
 
 
 def streamed(
-    function: Callable,
-    items: Iterable,
-    desc: str | None,
-    unit: str = "clip",
-    largest: int = LARGEST_CHUNK,
+    function: Callable, items: Iterable, desc: str | None, unit: str = "clip", largest: int = 8
 ) -> Iterator:
-    """What `function` makes of each item, in order, each as soon as its turn comes, on all cores.
+    """Yield `function(item)` for each item, in order, each as soon as its turn comes.
 
-    In threads: nothing is forked, and what one thread has loaded serves all. BLAS, libsvm and
-    PyTorch let go of Python's lock; many small steps of NumPy and FFmpeg do not, and gain nothing
-    from a second core (docs/scaling.md). It is only what joblib is asked to prefer; with a Dask
-    cluster (see `cluster`) chunks of items go to its processes instead. BLAS keeps to one thread
-    for each item: there are as many items at work as cores, and the last digits of its products
-    depend on the number of its threads.
+    Each item has one BLAS thread, since the last digits of products depend on their number.
 
     Args:
         function: of one item.
-        items: they are handed out in chunks.
+        items: all of them are handed out at once.
         desc: name of the progress bar; None: no bar.
-        unit: what the bar counts.
-        largest: items in a chunk, at most; 1 where each takes long.
+        unit: of the bar.
+        largest: items that are handed out together, at most; 1 where each takes long.
 
     Raises:
         whatever `function` raises; items not yet begun are then left alone.
-        UserError: there should be a cluster, but it does not do the work.
+        UserError: the cluster cannot be reached, or breaks down.
     """
     items = list(items)
     with (
-        cluster.joined(function) as work,
-        threadpool_limits(1),  # of this process, for as long as any thread is at work
+        on_cluster(function) if cluster_address() else in_threads(function) as (submit, cores),
         tqdm(total=len(items), desc=desc, unit=unit, mininterval=1, disable=desc is None) as bar,
     ):
-        cores = (work.backend or joblib).effective_n_jobs(-1)
         size = min(largest, max(1, len(items) // (4 * cores)))
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        key, served = uuid.uuid4().hex, work.served
-        limited.add(key)
-
-        def call(function: Callable, chunk: list) -> list:
-            """Sent as it is: a cluster's scheduler reads it too, and knows no module of ours."""
-            return importlib.import_module("ser.run.parallel").in_order(
-                function, chunk, key, served
-            )
-
-        parallel = joblib.Parallel(
-            n_jobs=-1, prefer="threads", backend=work.backend, return_as="generator"
-        )
-        calls = (joblib.delayed(call)(work.function, chunk) for chunk in chunks)
-        for results in parallel(calls):
-            for result in results:
+        futures = deque(submit(items[at : at + size]) for at in range(0, len(items), size))
+        while futures:
+            for result in futures.popleft().result():
                 bar.update()
                 yield result
 
 
-def in_order(function: Callable, chunk: list, key: str, served: str | None) -> list:
-    """One chunk of `streamed`, in whichever process or on whichever machine.
+@contextmanager
+def in_threads(function: Callable) -> Iterator[tuple[Callable, int]]:
+    """Yield a function that submits a chunk of items to a pool of threads, and their number.
 
-    Args:
-        key: of the call of `streamed`; no other has it.
-        served: what a worker has to be prepared for, see `cluster.served`.
-
-    Raises:
-        UserError: it has meanwhile been prepared for something else, whose files have the same
-            names.
+    Threads share what is loaded; steps that hold Python's lock gain nothing from them
+    (docs/scaling.md). At an error or a signal the chunks at work are waited for, so that no thread
+    is inside a library when Python ends, or writes into a folder that is being removed.
     """
-    check(served)
-    if getattr(this_thread, "run", None) != key:
-        # Once, since it takes as long as a clip or two. OpenMP counts by thread.
-        threadpool_limits(1, user_api="openmp" if key in limited else None)
-        this_thread.run = key
-    with joblib.parallel_config("sequential"):  # libraries too keep to one thread for each item
-        results = [function(item) for item in chunk]
-    check(served)
-    return results
+    cores = joblib.cpu_count()
+    # OpenMP counts its threads for each thread, BLAS for the process.
+    pool = ThreadPoolExecutor(cores, initializer=partial(threadpool_limits, 1, user_api="openmp"))
+    try:
+        with threadpool_limits(1):
+            yield lambda chunk: pool.submit(lambda: [function(item) for item in chunk]), cores
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def check(served: str | None) -> None:
-    """Whether this process, if it is a cluster's worker, still works in the folder and with the
-    code that it was prepared for.
+@contextmanager
+def on_cluster(function: Callable) -> Iterator[tuple[Callable, int]]:
+    """Yield a function that submits a chunk of items to the cluster's workers, and their number.
 
-    Raises:
-        UserError: it does not.
+    By Dask's client: joblib's backend for Dask (1.6) waits for ever for a chunk that the cluster
+    gives up, as it does where the memory of the workers is too small.
+
+    The workers run in this folder, with this code and the same packages.
     """
-    if cluster.served() != served:
+    from distributed import Client  # takes a second
+    from distributed.client import FutureCancelledError
+    from distributed.protocol.pickle import dumps
+    from distributed.scheduler import KilledWorker
+
+    def work(function: Callable, chunk: list) -> list:
+        """Nested, so that it is sent as it is: the scheduler may lack this module."""
+        with threadpool_limits(1):
+            return [function(item) for item in chunk]
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is raised
+    try:
+        client = Client(cluster_address(), timeout=5, set_as_default=False)
+    except (OSError, ValueError) as error:
         raise UserError(
-            "a Dask worker went over to another work tree, or to newer code; a cluster serves one "
-            "at a time"
-        )
+            f"{SCHEDULER} = {cluster_address()}: no Dask scheduler answers ({error})"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=60)
+            # Sent once and as bytes, from which another worker can have it where one dies.
+            sent = client.submit(pickle.loads, dumps(function), pure=False)
+            cores = sum(client.ncores().values())
+            yield lambda chunk: client.submit(work, sent, chunk, pure=False), cores
+        except TimeoutError:
+            raise UserError(f"{cluster_address()}: a Dask scheduler without workers") from None
+        except (KilledWorker, FutureCancelledError) as error:
+            raise UserError(f"{cluster_address()}: the cluster lost the work ({error})") from None

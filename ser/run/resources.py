@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from ser.run import cluster, outputs, project
+from ser.run import outputs, parallel, project
 
 
 def peak_memory() -> int:
@@ -33,7 +33,7 @@ def place(made: Path) -> Path:
 def note(made: str) -> None:
     """Note what this process has taken, from its start to now, to make the file `made`; nothing
     where a cluster did the work."""
-    if cluster.address():
+    if parallel.cluster_address():
         return
     seconds = time.time() - psutil.Process().create_time()
     outputs.write_json(

@@ -1,30 +1,38 @@
-"""What a user sees of a stage that is stopped."""
+"""What is one line, and what keeps its traceback."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 from conftest import ROOT
 
+SCRIPT = """
+from ser.run import errors
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_libraries_are_loaded_is_one_line(tmp_path, number):
-    stage = subprocess.Popen(
-        [sys.executable, "-m", "stages.embed"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `&` has it ignored
-    )
-    while sum(psutil.Process(stage.pid).cpu_times()[:2]) < 0.5:
-        time.sleep(0.01)
-    stage.send_signal(number)
-    assert stage.communicate()[1] == "embed: interrupted\n"
-    assert stage.returncode == 128 + number
+@errors.one_line
+def main():
+    {}
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "stderr"),
+    [
+        (r'raise errors.UserError("no\n\x1b[2Jline")', r"stage: no\n\x1b[2Jline"),
+        (r'open("no\nfile")', r"stage: no\nfile: No such file or directory"),
+        ("import os; os.fsencode(None)", "TypeError"),
+        ('raise OSError("a library speaks")', "OSError: a library speaks"),
+    ],
+)
+def test_one_line_or_a_traceback(tmp_path, statement, stderr):
+    (tmp_path / "stage.py").write_text(SCRIPT.format(statement))
+    command = [sys.executable, "-m", "stage"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) == (not stderr.startswith("stage"))
+    assert done.stderr.splitlines()[-1].startswith(stderr)
