@@ -34,10 +34,10 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
         "mfcc",
         "svm_train",
     }
-    made = outputs((project.path / "dvc.lock").read_text())
+    produced = outputs((project.path / "dvc.lock").read_text())
     # Integers are the same on every machine, of floating point the last digits are not.
     for path in ("data/raw", "data/audio", "data/folds.csv", "metrics/corpus.json"):
-        assert made[path] == expected[path], path
+        assert produced[path] == expected[path], path
     figures = json.loads((project.path / "metrics" / "svm.json").read_text())
     for name in ("accuracy", "uar", "macro_f1"):
         assert figures[name] == pytest.approx(before[name], abs=0.005), name
@@ -52,6 +52,6 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
     rows.to_csv(project.path / "data/folds.csv", index=False)
     printed = project.stage("svm_train").stdout
     print("labels permuted within actor:", printed)
-    right = float(re.search(r"accuracy on held-out actors: ([\d.]+)", printed)[1])
+    accuracy = float(re.search(r"accuracy on held-out actors: ([\d.]+)", printed)[1])
     # Three standard errors of 1440 clips, and a few more that all-one-class gains.
-    assert right == pytest.approx(1 / 8, abs=0.03)
+    assert accuracy == pytest.approx(1 / 8, abs=0.03)

@@ -244,7 +244,7 @@ def test_no_connection_ends_in_one_line(published, monkeypatch):
         unused.bind(("127.0.0.1", 0))  # and does not listen: refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/archive.zip"
         monkeypatch.setenv("RAVDESS_URL", url)
-        fails(url, "Connection refused", "set RAVDESS_ARCHIVE")
+        fails(f"{url}: [Errno ", "Connection refused", "set RAVDESS_ARCHIVE")
 
 
 @pytest.mark.parametrize(
@@ -377,18 +377,6 @@ def test_a_bad_zip_is_refused(published, content, monkeypatch, damage, words):
     Path("source.zip").write_bytes(damage(content))
     monkeypatch.setenv("RAVDESS_ARCHIVE", "source.zip")
     fails("source.zip: ", words)
-
-
-@pytest.mark.slow
-def test_the_demo_corpus(published, capsys):
-    text = Path("params.yaml").read_text().replace("corpus: ravdess", "corpus: demo")
-    Path("params.yaml").write_text(text.replace("takes: 2", "takes: 1"))
-    download.main()
-    assert "SYNTHETIC demo corpus, not RAVDESS: 192 clips of 24 actors" in capsys.readouterr().out
-    figures = json.loads(Path("metrics/corpus.json").read_text())
-    assert (figures["clips"], figures["actors"], figures["duplicates"]) == (192, 24, 0)
-    rows = Path("metrics/corpus.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[:3] for row in rows] == [[name, "24", "24"] for name in corpus.EMOTIONS]
 
 
 def test_the_manifest_lists_the_published_corpus():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "raw"
-    synthesis.write(folder, takes=3, seconds=SECONDS)
+    synthesis.write(folder, takes=2, seconds=SECONDS)
     return folder
 
 
@@ -44,11 +44,11 @@ def test_same_bytes_on_other_workers_and_with_fewer_takes(folder, tmp_path):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path / "again")).read_bytes()
 
 
-def test_takes_are_both_statements_then_both_again_and_none_are_alike(clips):
-    assert (clips.groupby(["actor", "emotion"]).size() == 3).all()
-    assert len({path.read_bytes() for path in clips["path"]}) == len(clips) == 24 * 8 * 3
+def test_takes_are_both_statements_and_none_are_alike(clips):
+    assert (clips.groupby(["actor", "emotion"]).size() == 2).all()
+    assert len({path.read_bytes() for path in clips["path"]}) == len(clips) == 24 * 8 * 2
     takes = set(zip(clips["repetition"], clips["statement"], strict=True))
-    assert takes == {(1, 1), (1, 2), (2, 1)}
+    assert takes == {(1, 1), (1, 2)}
 
 
 def test_format_is_that_of_ravdess_and_some_clips_are_stereo(clips):
@@ -83,4 +83,5 @@ def test_emotions_of_unknown_voices_are_recognised_but_not_all(clips):
     features = np.column_stack([10 * np.log10(bands), clips["samples"].map(len) / 1000])
     known = clips["actor"] <= 16
     model = make_pipeline(StandardScaler(), SVC(C=10)).fit(features[known], clips["emotion"][known])
-    assert 0.5 < model.score(features[~known], clips["emotion"][~known]) < 0.98
+    accuracy = model.score(features[~known], clips["emotion"][~known])
+    assert 0.5 < accuracy < 0.98
