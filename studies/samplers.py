@@ -27,7 +27,7 @@ from ser.search.objective import BRANCHES, QUARTERS
 from ser.search.study import optimize
 
 matplotlib.use("Agg")
-BLOCKS = ("stat", "dct", "seg", "cov")
+BLOCKS = [f"svm_train.blocks.0.{name}" for name in ("stat", "dct", "seg", "cov")]
 SPACE = {
     "mfcc.trim_db": space.distribution([15, 20, 25, 30, 35, 40]),
     "svm_train.C": space.distribution({"low": 0.1, "high": 300, "log": True}),
@@ -46,7 +46,7 @@ def run(sampler: str, seed: int, trials: int, settings: params.Params, known: di
     search = space.load().model_copy(update={"sampler": sampler, "seed": seed})
 
     def score(point: dict, _: optuna.Trial) -> float:
-        weights = {name: point[name] for name in BLOCKS}
+        weights = {name.rpartition(".")[2]: point[name] for name in BLOCKS}
         changes = {"svm_train.blocks": [weights], "svm_train.kernel": "rbf_mean"}
         changes |= {name: value for name, value in point.items() if name not in BLOCKS}
         if str(changes) not in known:
