@@ -67,12 +67,8 @@ def digest(values: object, files: Iterable[Path]) -> str:
 def code(*folders: str) -> list[Path]:
     """The library's modules in these folders, and those beside them."""
     root = Path(__file__).parents[1]
-    return sorted(
-        [
-            *root.glob("*.py"),
-            *(file for folder in folders for file in root.glob(f"{folder}/**/*.py")),
-        ]
-    )
+    patterns = ["*.py", *(f"{folder}/**/*.py" for folder in folders)]
+    return sorted(file for pattern in patterns for file in root.glob(pattern))
 
 
 def describe(origin: str, files: list[Path], settings: params.Mfcc) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ser.search.fold_search import FoldSearch
 from ser.search.study import finished
 
 FOLDER = Path("metrics/search")
-ENOUGH = 8  # different scores, to say which parameter matters
+ENOUGH = 8  # trials with a score, to say which parameter matters
 FOR_ALL = (
     "one choice for all folds, made on speakers held out inside the training actors of outer fold "
     "{}: that fold is clean; the actors of the others had a part in the choice, and their figures "
@@ -33,14 +33,15 @@ def trials(search: FoldSearch) -> pd.DataFrame:
 
 
 def importance(search: FoldSearch) -> pd.DataFrame:
-    """Share of the variance of scores that each parameter explains; no rows before `ENOUGH` scores
-    differ.
+    """Share of the variance of scores that each parameter explains; no rows before `ENOUGH` trials
+    have a score.
 
     Source: Hutter et al. (2014), ICML, "An efficient approach for assessing hyperparameter
     importance" (functional ANOVA).
     """
     shares = {}
-    if len({trial.value for trial in finished(search.study)}) >= ENOUGH:
+    scores = [trial.value for trial in finished(search.study) if trial.value is not None]
+    if len(scores) >= ENOUGH and len(set(scores)) > 1:
         shares = get_param_importances(search.study, evaluator=FanovaImportanceEvaluator(seed=0))
     return pd.DataFrame({"parameter": shares.keys(), "importance": shares.values()})
 
@@ -105,14 +106,18 @@ def write(
     figures = scoring.bounded(after[clean]) | {f"gain_{name}": gains[name] for name in gains}
     figures = {name: value for name, value in figures.items() if "macro_f1" not in name}
 
-    rates = [scoring.by_group(table, "fold").set_index("fold") for table in (before, after)]
-    folds = rates[0].join(rates[1][["accuracy", "uar"]], rsuffix="_after")
-    folds = folds.drop(columns=["actors", "macro_f1"]).reset_index()
+    rates = [
+        scoring.by_group(table, "fold")[["fold", "clips", "accuracy", "uar"]]
+        for table in (before, after)
+    ]
+    folds = pd.merge(*rates, on=["fold", "clips"], suffixes=("_before", "_after"))
     folds.insert(1, "clean", folds["fold"].isin([search.fold for search in searches]))
 
     by_search = {"choices": choice, "trials": trials, "importance": importance}
     every = {"folds": folds, "predictions": scored} | {
-        name: pd.concat([table(search).assign(fold=search.fold) for search in searches])
+        name: pd.concat(
+            {search.fold: table(search) for search in searches}, names=["fold"]
+        ).reset_index("fold")
         for name, table in by_search.items()
     }
     name, search = searches[0].branch.name, searches[0].search

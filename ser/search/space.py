@@ -85,8 +85,12 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
         if name.partition(".")[0] not in allowed:
             message = f"a search of {branch} may vary {', '.join(sorted(allowed))}"
             raise UserError(f"{where}: {message}")
-        categories = isinstance(possible, CategoricalDistribution)
-        for end in possible.choices if categories else (possible.low, possible.high):
+        ends: tuple = (
+            possible.choices
+            if isinstance(possible, CategoricalDistribution)
+            else (possible.low, possible.high)
+        )
+        for end in ends:
             try:
                 changed = put(values, {name: decode(end, possible)})
             except LookupError:
@@ -98,12 +102,17 @@ def suggest(trial: Trial | FrozenTrial, space: Space) -> Point:
     """The point that a trial draws, or has drawn."""
     drawn: Point = {}
     for name, possible in space.items():
+        value: Any
         if isinstance(possible, CategoricalDistribution):
             value = trial.suggest_categorical(name, possible.choices)
+        elif isinstance(possible, IntDistribution):
+            value = trial.suggest_int(
+                name, possible.low, possible.high, step=possible.step, log=possible.log
+            )
         else:
-            whole = isinstance(possible, IntDistribution)
-            draw = trial.suggest_int if whole else trial.suggest_float
-            value = draw(name, possible.low, possible.high, step=possible.step, log=possible.log)
+            value = trial.suggest_float(
+                name, possible.low, possible.high, step=possible.step, log=possible.log
+            )
         drawn[name] = decode(value, possible)
     return drawn
 

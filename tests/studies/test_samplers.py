@@ -14,7 +14,7 @@ SAMPLERS = ["gp", "tpe", "random"]  # in the order of the page's columns
 @pytest.fixture(scope="module")
 def best() -> pd.DataFrame:
     """The committed best scores, in percent: a row per number of trials, sampler and seed."""
-    table = pd.read_csv(ROOT / "benchmarks" / "search.csv")
+    table = pd.read_csv(ROOT / "studies" / "samplers.csv")
     return table.assign(best=100 * table["best"])
 
 
