@@ -6,15 +6,15 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import one_line
 from scipy import stats
 from sklearn import metrics
 
-from ser import calibration, corpus, scoring
+from ser import corpus, scoring
 from ser.corpora import ravdess
 from ser.corpus import EMOTIONS
 from ser.run import errors
 from stages.compare import compare
+from stages.mean import mean
 
 NAMES = corpus.table(ravdess.read_manifest(ravdess.MANIFEST))
 
@@ -52,7 +52,7 @@ def test_figures_are_those_of_scikit_learn():
     assert figures["macro_f1"] == pytest.approx(
         metrics.f1_score(actual, predicted, average="macro")
     )
-    assert calibration.log_loss(table) == pytest.approx(
+    assert scoring.log_loss(table) == pytest.approx(
         metrics.log_loss(actual, table[sorted(EMOTIONS)], labels=sorted(EMOTIONS))
     )
 
@@ -166,39 +166,41 @@ def test_difference_is_that_of_the_actors():
     assert 0 < figures["uar_low"] < figures["uar"] < figures["uar_high"]
     backwards = scoring.differences(worse, better)
     assert backwards["uar_low"] == pytest.approx(-figures["uar_high"])
-
-
-def test_comparison_counts():
-    worse = predictions(0.4)
-    better = worse.assign(
-        predicted=worse["predicted"].where(worse["actor"] % 2 == 0, worse["actual"])
-    )
+    counts = compare(better, worse)
     wrong_men = (worse["actor"] % 2 == 1) & (worse["actual"] != worse["predicted"])
-    figures = compare(better, worse)
-    assert figures["only_first_right"] == wrong_men.sum() > 0
-    assert figures["only_second_right"] == 0
-    assert figures["both_right"] == (worse["actual"] == worse["predicted"]).sum()
-    assert figures["clips"] == len(worse)
+    assert counts["only_first_right"] == wrong_men.sum() > 0
+    assert counts["only_second_right"] == 0
+    assert counts["both_right"] == (worse["actual"] == worse["predicted"]).sum()
+    assert counts["clips"] == len(worse)
 
 
-def test_equal_models_do_not_differ():
+def test_equal_models_do_not_differ_and_those_of_other_clips_are_refused():
     figures = compare(predictions(0.4), predictions(0.4))
     assert (figures["accuracy"], figures["accuracy_low"], figures["accuracy_high"]) == (0, 0, 0)
+    for together in (scoring.differences, lambda *tables: mean([*tables])):
+        with pytest.raises(errors.UserError, match="same clips"):
+            together(predictions(0.4), predictions(0.4, actors=23))
 
 
-def test_tables_of_other_clips_are_refused():
-    with pytest.raises(errors.UserError, match="same clips"):
-        scoring.differences(predictions(0.4), predictions(0.4, actors=23))
+def test_the_mean_of_probabilities_decides():
+    tables = [predictions(0.5, seed=seed).iloc[:1].copy() for seed in range(3)]
+    for table, row in zip(tables, ([0.6, 0.4], [0.4, 0.6], [0.1, 0.9]), strict=True):
+        table[list(EMOTIONS)] = 0.0
+        table[["calm", "sad"]] = row
+        table["predicted"] = "calm"
+    together = mean(tables)
+    assert list(together["predicted"]) == ["sad"]
+    assert list(together[["calm", "sad"]].iloc[0]) == pytest.approx([1.1 / 3, 1.9 / 3])
+    assert list(together.columns) == list(tables[0].columns)
 
 
-@pytest.mark.slow
-def test_tables_that_do_not_fit_are_named(project):
-    one_line(project.stage("compare"), "no model", "dvc repro")
-    for model in ("svm", "w2v"):
-        (project.path / "data" / model).mkdir(parents=True)
-    table = project.path / "data" / "svm" / "predictions.csv"
-    one_line(project.stage("compare"), "data/svm/predictions.csv", "dvc repro")
-    predictions(0.5).drop(columns="calm").to_csv(table, index=False)
-    one_line(project.stage("compare"), "data/svm/predictions.csv", "columns")
-    predictions(0.5, actors=8).to_csv(table, index=False)
-    one_line(project.stage("compare"), "data/svm/predictions.csv", "folds [0, 1, 2, 3, 4, 5]")
+def test_calibration_error():
+    """Sure to 0.9 and right in 3 of 4, sure to 0.4 and right in 1 of 2: 4/6 * 0.15 + 2/6 * 0.1."""
+    rows = []
+    for confidence, right in [(0.9, 1), (0.9, 1), (0.9, 1), (0.9, 0), (0.4, 1), (0.4, 0)]:
+        others = (1 - confidence) / 7
+        rows.append(["calm", "calm" if right else "sad", *[others] * 7, confidence])
+    table = pd.DataFrame(rows, columns=["actual", "predicted", *EMOTIONS])
+    assert scoring.calibration_error(table) == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
+    assert list(scoring.calibration(table)["clips"]) == [2, 4]
+    assert list(scoring.calibration(table)["low"]) == pytest.approx([0.4, 0.9])
