@@ -45,7 +45,7 @@ def changes(stages: list[Stage]) -> dict[str, object]:
 
 
 def command(model: str, changed: dict[str, object]) -> str:
-    """What makes the result from the committed parameters."""
+    """The command that makes the result from the committed parameters."""
     words = []
     for name, value in changed.items():
         text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
@@ -61,13 +61,13 @@ def taken(paths: list[Path]) -> tuple[float | None, int | None]:
         paths: what the stages behind a model's figures write.
     """
     files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
-    made = [
+    results = [
         file
         for file in files
         if file.suffix in (".parquet", ".arrow") or file.name == "predictions.csv"
     ]
-    notes = [resources.taken(file) for file in made]
-    if not all(notes):
+    notes = [note for file in results if (note := resources.taken(file))]
+    if len(notes) < len(results):
         return None, None
     return (
         round(sum(note["seconds"] for note in notes), 1),

@@ -1,4 +1,4 @@
-"""The corpus: names of emotions, and what a RAVDESS file name says about its clip."""
+"""The corpus: names of emotions, and the facts in a RAVDESS file name."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 
 
 def describe(clip: str) -> dict[str, str | int]:
-    """What the name of a clip says, for instance of `03-01-05-02-01-01-12`.
+    """The facts in the name of a clip, such as `03-01-05-02-01-01-12`.
 
     Args:
         clip: a RAVDESS file name without folder and ending.

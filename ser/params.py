@@ -67,7 +67,7 @@ class Demo(Section):
 
 
 class Split(Section):
-    """Which clips form which fold: a name in `protocols.PROTOCOLS`, or the actors of each fold."""
+    """The split into folds: a name in `protocols.PROTOCOLS`, or the actors of each fold."""
 
     scheme: str | list[list[Actor]]
     seed: int = Field(ge=0, lt=2**32)
@@ -84,7 +84,7 @@ class Split(Section):
 
 
 class Mfcc(Section):
-    """What `mfcc` computes."""
+    """Settings of the MFCC features."""
 
     trim_db: float | None = Field(gt=0)
     n_fft: Literal[256, 512, 1024, 2048]
@@ -102,14 +102,14 @@ class Mfcc(Section):
 
 
 class Embed(Section):
-    """What `embed` computes."""
+    """Settings of the frozen encoder's features."""
 
     trim_db: float | None = Field(gt=0)
     seed: int = Field(ge=0, lt=2**32)
 
 
 class Classifier(Section):
-    """What a classifier on a table of features is chosen from."""
+    """Values that a classifier on a table of features is chosen from."""
 
     kernel: list[Literal["linear", "logistic", "rbf", "rbf_mean"]] = Field(min_length=1)
     C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
@@ -118,7 +118,7 @@ class Classifier(Section):
 
 
 class SvmTrain(Classifier):
-    """What `svm_train` chooses from."""
+    """Values that `svm_train` chooses from."""
 
     blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Annotated[float, Field(gt=0)]]] = Field(
         min_length=1
@@ -127,7 +127,7 @@ class SvmTrain(Classifier):
 
 
 class ProbeTrain(Classifier):
-    """What `probe_train` chooses from."""
+    """Values that `probe_train` chooses from."""
 
     layers: list[Literal["all"] | Annotated[int, Field(ge=0)]] = Field(min_length=1)
 

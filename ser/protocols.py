@@ -87,7 +87,7 @@ def count(scheme: str | list[list[int]]) -> int:
 def sentence(
     corpus: str, scheme: str | list[list[int]], predictions: pd.DataFrame, model: str
 ) -> str:
-    """How figures came about, in one line.
+    """A line on how figures came about.
 
     Args:
         corpus, scheme: the values of `corpus` and `split.scheme` in params.yaml.

@@ -114,7 +114,7 @@ def bounded(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
-    """How much better `first` predicts the same clips than `second`, with 95 % bounds paired over
+    """The figures of `first` less those of `second` on the same clips, with 95 % bounds paired over
     actors: what is easy or hard about an actor for both cancels out.
 
     Args:

@@ -50,7 +50,7 @@ def read(path: str | Path, columns: Collection[str] | None = None) -> pd.DataFra
 
 
 def folds(path: Path = FOLDS) -> pd.DataFrame:
-    """What `split` wrote: `COLUMNS`, a row per clip.
+    """The table that `split` writes: `COLUMNS`, a row per clip.
 
     Raises:
         UserError: as `read`; a clip stands there twice or is not who its name says, an emotion is

@@ -77,19 +77,19 @@ def test_nothing_runs_twice_and_nothing_is_left_for_git(clone):
 def test_lr_reruns_fine_tuning_and_its_scores_alone(clone):
     """The tables of metrics and experiments show it, and fit a screen."""
     clone.run("git", "switch", "--quiet", "--create", "other")
-    output = clone.run("dvc", "exp", "run", "-S", "lr=2e-5", "--name", "smaller-step").stdout
+    output = clone.run("dvc", "exp", "run", "-S", "lr=3e-5", "--name", "smaller-step").stdout
     assert ran(output) == {*FINETUNING, "gather", "evaluate@w2v", *TOGETHER}
-    assert re.search(r"^lr: 2e-05\b", (clone.path / "params.yaml").read_text(), flags=re.MULTILINE)
+    assert re.search(r"^lr: 3e-05\b", (clone.path / "params.yaml").read_text(), flags=re.MULTILINE)
     text = (ROOT / "docs" / "pipeline.md").read_text()
     experiments = re.search(r"^dvc exp show --.*", text, flags=re.MULTILINE)[0]
-    fits(clone.run("bash", "-c", experiments).stdout, "smaller-step", "lr", "accuracy")
+    fits(clone.run("bash", "-c", experiments).stdout, "smaller-step", "lr")
     fits(clone.run("dvc", "metrics", "show").stdout, *(f"metrics/{name}.json" for name in MODELS))
     clone.run("git", "add", "--all")
     clone.run("git", "commit", "--quiet", "--message", "A smaller step")
     (clone.path / ".dvc" / "config.local").unlink()  # as in a clone without data
     shutil.rmtree(clone.path / "data")
     difference = ("dvc", "metrics", "diff", "origin/demo", "other")
-    fits(clone.run(*difference).stdout, "uar_low", "-")
+    fits(clone.run(*difference).stdout, "ece")
     changes = json.loads(clone.run(*difference, "--json").stdout)
     assert set(changes) == {"metrics/w2v.json", "metrics/mean.json"}
 
@@ -100,14 +100,15 @@ def test_a_model_is_added_as_contributing_says(clone):
     section = re.search(r"^## Add your own model\n(.*?)^## ", text, flags=re.M | re.S)[1]
     script, stage, name, commands = re.findall(r"^```\w+\n(.*?)^```", section, flags=re.M | re.S)
     (clone.path / "stages" / "knn.py").write_text(script)
-    for file, before, addition in (
-        ("dvc.yaml", "  evaluate:\n", f"{stage}\n"),
-        ("params.yaml", "mean: [", name),
+    for file, place, addition in (
+        ("dvc.yaml", r"^  evaluate:", f"{stage}\n"),
+        ("params.yaml", r"^mean:", name),  # which follows `models`
     ):
-        parts = (clone.path / file).read_text().partition(before)
-        (clone.path / file).write_text(f"{parts[0]}{addition}{parts[1]}{parts[2]}")
+        text, count = re.subn(f"(?={place})", addition, (clone.path / file).read_text(), flags=re.M)
+        assert count == 1
+        (clone.path / file).write_text(text)
     printed = clone.run("bash", "-ec", commands).stdout
-    assert ran(printed) == {"knn", "mean", "evaluate@knn", "compare", "report"}
+    assert ran(printed) <= {"knn", "mean", "evaluate@knn", "compare", "report"}
     assert "metrics/knn.json" in printed
     assert "| nearest neighbours | 64 |" in printed
     assert "knn - svm" in json.loads((clone.path / "metrics/compare.json").read_text())

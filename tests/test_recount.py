@@ -68,7 +68,7 @@ def test_figures(folder):
     assert (named == table["predicted"]).mean() > 0.999  # ties of the last decimal
 
 
-# By table in metrics/: what a row of it is of, from the predictions and the clips' names.
+# By table in metrics/svm/: what a row of it is of, from the predictions and the clips' names.
 GROUPS = {
     "folds": lambda table: {"fold": table["fold"]},
     "actors": lambda table: {"actor": table["actor"]},
@@ -83,7 +83,7 @@ GROUPS = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_tables(name):
     table = pd.read_csv(ROOT / "results/svm/predictions.csv")
-    written = pd.read_csv(ROOT / f"metrics/svm_{name}.csv", dtype={"value": str})
+    written = pd.read_csv(ROOT / f"metrics/svm/{name}.csv", dtype={"value": str})
     counted = [
         [str(value), len(rows), *(each(rows) for each in RATES.values())]
         for groups in GROUPS[name](table).values()
@@ -101,7 +101,7 @@ def test_emotions_confusion_and_calibration():
     table = pd.read_csv(ROOT / "results/svm/predictions.csv")
     actual, predicted = table["actual"], table["predicted"]
     emotions = list(table.columns[5:13])
-    written = pd.read_csv(ROOT / "metrics/svm_emotions.csv")
+    written = pd.read_csv(ROOT / "metrics/svm/emotions.csv")
     assert list(written["emotion"]) == emotions
     for name, figure in {
         "recall": metrics.recall_score,
@@ -110,10 +110,9 @@ def test_emotions_confusion_and_calibration():
     }.items():
         counted = figure(actual, predicted, labels=emotions, average=None)
         assert written[name].to_numpy() == pytest.approx(counted, abs=AS_WRITTEN)
-    pairs = pd.read_csv(ROOT / "metrics/svm_confusion.csv")
+    pairs = pd.read_csv(ROOT / "metrics/svm/confusion.csv")
     assert pairs.value_counts().to_dict() == table[["actual", "predicted"]].value_counts().to_dict()
-    bins = pd.read_csv(ROOT / "metrics/calibration.csv")
-    of_svm = bins[bins["model"] == "svm"]
-    assert of_svm["clips"].sum() == len(table)
-    right = (of_svm["accuracy"] * of_svm["clips"]).sum()
+    bins = pd.read_csv(ROOT / "metrics/svm/calibration.csv")
+    assert bins["clips"].sum() == len(table)
+    right = (bins["accuracy"] * bins["clips"]).sum()
     assert right == pytest.approx((actual == predicted).sum(), abs=0.1)

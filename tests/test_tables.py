@@ -1,19 +1,15 @@
 """Tables that stages hand each other: what is damaged is refused in one line, and never scored."""
 
-import numpy as np
+import pandas as pd
 import pytest
 from feature_tables import clips
 
-from ser import scoring, tables
-from ser.corpus import EMOTIONS
+from ser import tables
 from ser.run.errors import UserError
 
 CLIPS = clips()
-PREDICTIONS = CLIPS[["clip", "actor", "fold"]].assign(
-    actual=CLIPS["emotion"],
-    predicted=CLIPS["emotion"],
-    **{emotion: np.where(CLIPS["emotion"] == emotion, 0.3, 0.1) for emotion in EMOTIONS},
-)
+SHARES = pd.get_dummies(CLIPS["emotion"]) * 0.2 + 0.1  # columns in alphabetical order
+PREDICTIONS = tables.from_probabilities(CLIPS, SHARES)
 
 
 def changed(table, column, value, row=3):
@@ -63,14 +59,25 @@ def test_permuted_labels_are_no_mistake(tmp_path):
         (changed(PREDICTIONS, "actor", 1.5), "actor is not a whole number"),
         (changed(PREDICTIONS, "clip", PREDICTIONS["clip"][0]), "every clip"),
         (PREDICTIONS[:0], "every clip"),
+        (PREDICTIONS[PREDICTIONS["fold"] > 0], r"folds \[0, 1, 2\]"),
     ],
 )
-def test_predictions_that_no_model_makes(tmp_path, monkeypatch, table, words):
-    (tmp_path / "data/svm").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    table.to_csv("data/svm/predictions.csv", index=False)
+def test_predictions_that_no_model_makes(tmp_path, table, words):
+    (tmp_path / "data/predictions/svm").mkdir(parents=True)
+    table.to_csv(tmp_path / "data/predictions/svm/predictions.csv", index=False)
     with pytest.raises(UserError, match=words):
-        scoring.read("svm", [0, 1, 2])
+        tables.predictions("svm", [0, 1, 2], tmp_path)
+
+
+def test_what_is_written_can_be_read(tmp_path):
+    folder = tmp_path / "data/predictions/own"
+    folder.parent.mkdir(parents=True)
+    tables.write_predictions(folder, PREDICTIONS, "by hand")
+    read = tables.predictions("own", [0, 2], tmp_path)
+    kept = PREDICTIONS[PREDICTIONS["fold"] != 1].sort_values("clip", ignore_index=True)
+    pd.testing.assert_frame_equal(read, kept, check_exact=True)
+    assert (read["predicted"] == read["actual"]).all()
+    assert (folder / "protocol.txt").read_text() == "by hand\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"a,b\n1,2,3\n1\n", b'"', b"\x00"])

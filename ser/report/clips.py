@@ -1,4 +1,4 @@
-"""What one hears and sees of a clip on the page: its sound, its spectrogram, its loudness."""
+"""Audio, spectrogram and loudness of a clip, for the page."""
 
 import io
 
@@ -61,8 +61,8 @@ def spectrogram(samples: np.ndarray) -> bytes:
 
 
 def loudness(samples: np.ndarray) -> list[int]:
-    """How loud a clip is in each of `STEPS` equal parts: the level in dB relative to full scale,
-    from `QUIETEST` to 0.
+    """The level of each of `STEPS` equal parts of a clip, in dB relative to full scale, from
+    `QUIETEST` to 0.
 
     Args:
         samples: float32 in [-1, 1], shape (n,).

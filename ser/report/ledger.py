@@ -183,7 +183,7 @@ def differences() -> str:
 
 
 def protocols() -> str:
-    """What each model reaches under each protocol: accuracy, UAR, their bounds, and the command."""
+    """Accuracy and UAR of each model under each protocol, their bounds, and the command."""
     rows = []
     for protocol, names in settings()["protocols"].items():
         for name in names:

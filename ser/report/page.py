@@ -72,7 +72,7 @@ class Results:
 
     @property
     def leaky(self) -> bool:
-        """Whether held-out actors may be in training, too."""
+        """True if held-out actors may be in training, too."""
         return any("LEAKY" in model.protocol for model in self.models.values())
 
     @property

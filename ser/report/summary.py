@@ -24,7 +24,7 @@ def changes(status: Any) -> Iterator[str]:
 
 
 def outdated(repo: Repo, model: str) -> bool:
-    """Whether a model's figures are of other code, parameters or data than those here."""
+    """True if a model's figures are of other code, parameters or data than those here."""
     status = repo.status(targets=[f"evaluate@{model}"], with_deps=True)
     return bool(set(changes(status)) - set(ELSEWHERE))
 

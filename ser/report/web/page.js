@@ -9,7 +9,7 @@ const { emotions, models } = data;
 const rows = data.clips.clip.map((_, number) => {
   const row = { number };
   for (const name in data.clips) row[name] = data.clips[name][number];
-  row.says = models.map((model) => {
+  row.answers = models.map((model) => {
     const predicted = emotions[model.predicted[number]];
     return {
       predicted,
@@ -18,7 +18,7 @@ const rows = data.clips.clip.map((_, number) => {
       verdict: predicted === row.emotion ? "right" : "wrong",
     };
   });
-  row.disagree = row.says.some((said) => said.predicted !== row.says[0].predicted);
+  row.disagree = row.answers.some((answer) => answer.predicted !== row.answers[0].predicted);
   return row;
 });
 
@@ -69,19 +69,19 @@ function listen(row) {
   return make("div", { class: "listen" }, sight, audio);
 }
 
-function opinion(row, said) {
-  const spoken = emotions.map((emotion, index) => `${emotion} ${said.percent[index]} %`);
+function opinion(row, answer) {
+  const spoken = emotions.map((emotion, index) => `${emotion} ${answer.percent[index]} %`);
   const bars = make("div", { class: "bars", role: "img", "aria-label": spoken.join(", ") });
   emotions.forEach((emotion, index) => {
-    const share = said.percent[index];
-    const chosen = emotion === said.predicted ? "said" : "";
+    const share = answer.percent[index];
+    const chosen = emotion === answer.predicted ? "chosen" : "";
     bars.append(make(emotion === row.emotion ? "u" : "s", {}, emotion),
       make("i", { class: chosen, style: `--p: ${share}` }), make("b", {}, share.toFixed(0)));
   });
-  const mark = said.verdict === "right" ? "✓" : "✗";
-  const text = `${mark} ${said.predicted} ${said.confidence.toFixed(0)} %`;
-  return make("div", { class: said.verdict }, make("strong", { "aria-label":
-    `${said.verdict}: ${said.predicted}, ${said.confidence} %` , role: "text" }, text), bars);
+  const mark = answer.verdict === "right" ? "✓" : "✗";
+  const text = `${mark} ${answer.predicted} ${answer.confidence.toFixed(0)} %`;
+  return make("div", { class: answer.verdict }, make("strong", { "aria-label":
+    `${answer.verdict}: ${answer.predicted}, ${answer.confidence} %` , role: "text" }, text), bars);
 }
 
 const plain = (name, title = name) => ({ data: name, title, label: title, className: "fact" });
@@ -97,8 +97,8 @@ const columns = [
   ...(withAudio ? [{ data: null, title: "listen", orderable: false, searchable: false,
     defaultContent: "", build: listen }] : []),
   ...models.map((model, index) => ({ title: model.title, searchable: false, label: model.title,
-    data: (row) => row.says[index].confidence, type: "num", className: "dt-left",
-    build: (row) => opinion(row, row.says[index]) })),
+    data: (row) => row.answers[index].confidence, type: "num", className: "dt-left",
+    build: (row) => opinion(row, row.answers[index]) })),
 ];
 for (const column of columns) {
   column.createdCell = (cell, _, row) => {
@@ -115,17 +115,17 @@ const table = new DataTable("#table", {
     emptyTable: "no clip", zeroRecords: "no clip", infoEmpty: "none" },
 });
 
-// Whether a clip is let through, of which the model chosen said `said`.
+// The filter's conditions on a clip and on the chosen model's answer.
 const form = find("filter");
 const tests = {
-  predicted: (row, said, value) => said.predicted === value,
-  verdict: (row, said, value) => said.verdict === value,
-  from: (row, said, value) => said.confidence >= Number(value),
-  to: (row, said, value) => said.confidence <= Number(value),
-  emotion: (row, said, value) => row.emotion === value,
-  actor: (row, said, value) => row.actor === Number(value),
-  gender: (row, said, value) => row.gender === value,
-  intensity: (row, said, value) => row.intensity === value,
+  predicted: (row, answer, value) => answer.predicted === value,
+  verdict: (row, answer, value) => answer.verdict === value,
+  from: (row, answer, value) => answer.confidence >= Number(value),
+  to: (row, answer, value) => answer.confidence <= Number(value),
+  emotion: (row, answer, value) => row.emotion === value,
+  actor: (row, answer, value) => row.actor === Number(value),
+  gender: (row, answer, value) => row.gender === value,
+  intensity: (row, answer, value) => row.intensity === value,
   disagree: (row) => row.disagree,
 };
 const orders = {
@@ -140,14 +140,14 @@ function show() {
   const index = models.findIndex((model) => model.name === filter.model);
   const asked = Object.entries(filter).filter(([name]) => name in tests);
   table.search.fixed("filter", (_, row) =>
-    asked.every(([name, value]) => tests[name](row, row.says[index], value)));
+    asked.every(([name, value]) => tests[name](row, row.answers[index], value)));
   table.search(filter.search ?? "");
-  const wanted = `${filter.order ?? ""} ${index}`;
-  if (wanted !== order) table.order([orders[filter.order ?? ""](index)]);
-  order = wanted;
+  const next = `${filter.order ?? ""} ${index}`;
+  if (next !== order) table.order([orders[filter.order ?? ""](index)]);
+  order = next;
   table.draw();
   const shown = table.rows({ search: "applied" }).data().toArray();
-  const right = shown.filter((row) => row.says[index].verdict === "right").length;
+  const right = shown.filter((row) => row.answers[index].verdict === "right").length;
   const share = shown.length ? ` (${(100 * right / shown.length).toFixed(1)} %)` : "";
   find("count").textContent = `${shown.length} of ${rows.length} clips; ` +
     `${models[index].title} has ${right} of them right${share}.`;
