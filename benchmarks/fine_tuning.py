@@ -156,7 +156,7 @@ def ours(work: Work) -> dict:
     settings = params.load().model_copy(update=changes)
     folder, table, samples = Path(work.folder), work.table(), noise(work.clips)
     began = time.perf_counter()
-    accelerator = device.accelerator(settings.precision)
+    accelerator = device.make_accelerator(settings.precision)
     encoder = checkpoint.load(folder / "checkpoint", "random", 0).eval().to(accelerator.device)
     inputs = ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples))
     write(folder / "clips.arrow", inputs)

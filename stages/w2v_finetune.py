@@ -72,7 +72,7 @@ def main() -> None:
     settings = params.load()
     launch.processes("stages.w2v_finetune", str(fold), most=settings.batch_size)
 
-    accelerator = device.accelerator(settings.precision)
+    accelerator = device.make_accelerator(settings.precision)
     saved = train.state_file(settings, fold, accelerator)
     training = train.prepare(settings, fold, accelerator, settings.select == "inner", saved)
     resumed = training.done > 0

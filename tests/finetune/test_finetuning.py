@@ -4,6 +4,7 @@ import json
 import shutil
 from importlib.metadata import version
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +35,25 @@ def test_predictions_are_what_transformers_says(trained):
         assert {answer["label"]: answer["score"] for answer in found} == pytest.approx(
             {e: row[e] for e in EMOTIONS}, abs=1e-5
         )
+
+
+def test_predict_hears_the_sound_of_a_video(trained, tmp_path, capsys):
+    row = pd.read_csv(trained / "data/w2v/fold_0/predictions.csv").iloc[0]
+    samples, _ = soundfile.read(trained / f"data/audio/{row['clip']}.wav", dtype="int16")
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        picture = container.add_stream("mpeg4", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        image = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate = 16000
+        for stream, part in ((picture, image), (sound, frame), (picture, None), (sound, None)):
+            container.mux(stream.encode(part))
+    with pytest.raises(SystemExit):
+        model = trained / "data/models/w2v/fold_0"
+        workplace.run(trained, f"commands.predict --json --model {model} {tmp_path}/a.mp4")
+    found = json.loads(capsys.readouterr().out)["probabilities"]
+    assert found == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=0.1)
 
 
 def test_predict_trims_as_training_did(tmp_path, capsys):
