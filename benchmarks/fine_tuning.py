@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,12 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ser import params
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint
-from ser.finetune import device, finetuning
+from ser.finetune import device, train
 from ser.finetune.clips import Clips, write
-from ser.finetune.training import Training
 from ser.run.errors import UserError
 
-# What facebook/wav2vec2-base's own config.json says where it differs from transformers' defaults.
+# facebook/wav2vec2-base's own config.json where it differs from transformers' defaults.
 BASE = {
     "model_type": "wav2vec2",
     "activation_dropout": 0.0,
@@ -53,7 +53,7 @@ WORKERS = 4  # processes that prepare batches for Trainer at its best, where the
 
 
 class Work(NamedTuple):
-    """What every side trains.
+    """The trainings that every side does.
 
     Attributes:
         folder: with the checkpoint, and for what is written.
@@ -72,18 +72,18 @@ class Work(NamedTuple):
     batch: int
     freeze_cnn: bool
 
-    def numbers(self, fold: int) -> np.ndarray:
-        """The clips that a fold trains on."""
-        every = np.arange(self.clips)
-        return every if self.parts == 1 else every[every % self.parts != fold]
+    def table(self) -> pd.DataFrame:
+        """Fold and emotion of every clip; fold -1 if none is to be left out."""
+        numbers = np.arange(self.clips)
+        folds = np.full(self.clips, -1) if self.parts == 1 else numbers % self.parts
+        return pd.DataFrame({"fold": folds, "emotion": np.resize(EMOTIONS, self.clips)})
 
 
-def corpus(clips: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Noise of 2.9 to 5.3 s, 3.7 on average, as RAVDESS's clips; and labels."""
+def noise(clips: int) -> list[np.ndarray]:
+    """Clips of noise of 2.9 to 5.3 s, 3.7 on average, as RAVDESS's are."""
     rng = np.random.default_rng(0)
     lengths = (np.clip(rng.normal(3.70, 0.35, clips), 2.94, 5.27) * 16000).astype(int)
-    samples = [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
-    return samples, np.arange(clips) % len(EMOTIONS)
+    return [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
 
 
 def write_checkpoint(folder: Path, config: Path | None) -> None:
@@ -98,7 +98,7 @@ def write_checkpoint(folder: Path, config: Path | None) -> None:
 
 def rate(dtype: torch.dtype, where: torch.device) -> float:
     """Operations per second of products of large matrices, additions counted too."""
-    # A GPU is kept waiting by the one who looks: many products to a look.
+    # A look keeps a GPU waiting: many products to a look.
     size, products = (8192, 20) if where.type == "cuda" else (2048, 1)
     matrix = torch.randn(size, size, dtype=dtype, device=where)
     (matrix @ matrix).sum().item()
@@ -112,95 +112,20 @@ def rate(dtype: torch.dtype, where: torch.device) -> float:
     return 2 * size**3 * products / min(seconds)
 
 
-class Clock:
-    """When a training was begun to be made ready, took its first step, was warm, and had ended."""
+class Clock(transformers.TrainerCallback):
+    """Times of a training: at the start, before the first step, after the warm-up, at the end."""
 
     def __init__(self) -> None:
-        """Start now, with what comes before the first step."""
+        """Note the time before anything."""
         gc.collect()  # what the training before this one holds of a GPU's memory
-        self.made = time.perf_counter()
+        self.times = [time.perf_counter()]
 
-    def first(self, steps: list[int]) -> None:
-        """The first step is now; the steps have so many clips."""
-        self.steps = steps
-        self.began = time.perf_counter()
-
-    def look(self, done: int) -> None:
-        """Note the time after so many steps, if it counts; a GPU is waited for then only."""
-        if done in (WARM_UP, len(self.steps)):
+    def look(self, done: int, steps: int) -> None:
+        """Note the time after `done` of so many steps, if it counts; only then wait for a GPU."""
+        if done in (0, WARM_UP, steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.end = time.perf_counter()
-            if done == WARM_UP:
-                self.warm = self.end
-
-
-def summary(clocks: list[Clock]) -> dict[str, float]:
-    """What trainings took: the first two steps of the first, one on average, and all; and the clips
-    per second from the third step on."""
-    seconds = [clock.end - clock.made for clock in clocks]
-    clips = sum(sum(clock.steps[WARM_UP:]) for clock in clocks)
-    return {
-        "warm_up": clocks[0].warm - clocks[0].began,
-        "clips_per_second": clips / sum(clock.end - clock.warm for clock in clocks),
-        "fold": sum(seconds) / len(seconds),
-        "all": sum(seconds),
-    }
-
-
-def ours(work: Work) -> dict:
-    """Our loop on stored inputs."""
-    samples, labels = corpus(work.clips)
-    changes = {"epochs": work.epochs, "batch_size": work.batch, "checkpoint": "random"}
-    settings = params.load().model_copy(update=changes)
-    folder = Path(work.folder)
-    began = time.perf_counter()
-    accelerator = device.accelerator(settings.precision)
-    encoder = checkpoint.load(folder / "checkpoint", "random", 0).eval().to(accelerator.device)
-    inputs = ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples))
-    write(folder / "clips.arrow", inputs)
-    stored = time.perf_counter() - began
-    del encoder
-
-    def train(fold: int) -> tuple[Clock, float]:
-        clock = Clock()
-        training = Training(
-            finetuning.for_training(folder / "checkpoint", settings),
-            Clips(folder / "clips.arrow"),
-            labels,
-            work.numbers(fold),
-            np.arange(0),
-            settings,
-            fold,
-            accelerator,
-        )
-        training.begin()
-        clock.first([len(step) for step in training.steps])
-        while training.done < len(training.steps):
-            training.advance()
-            clock.look(training.done)
-        with FlopCounterMode(display=False) as counter:
-            training.add_gradients(work.numbers(fold)[: work.batch], range(work.batch))
-        return clock, counter.get_total_flops() / work.batch
-
-    clocks, operations = zip(*map(train, range(work.folds)), strict=True)
-    measured = summary(clocks)
-    precision = accelerator.mixed_precision
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    share = operations[0] * measured["clips_per_second"] / rate(dtype, accelerator.device)
-    return {
-        **measured,
-        "matrix_share": share,
-        "note": f"{precision.replace('no', 'fp32')}; inputs {stored / work.clips:.2f} s a clip",
-    }
-
-
-class Look(transformers.TrainerCallback):
-    """Has Trainer look at a clock after every step."""
-
-    def __init__(self, clock: Clock):
-        """Look at `clock`."""
-        self.clock = clock
+            self.times.append(time.perf_counter())
 
     def on_step_end(
         self,
@@ -209,12 +134,62 @@ class Look(transformers.TrainerCallback):
         control: transformers.TrainerControl,
         **_: object,
     ) -> None:
-        """Look, after so many steps as `state` says."""
-        self.clock.look(state.global_step)
+        """Look, after a step of Trainer's."""
+        self.look(state.global_step, state.max_steps)
+
+
+def summary(clocks: list[Clock], clips: int) -> dict[str, float]:
+    """Seconds of the first training's warm-up, of a training on average and of all; and clips per
+    second after the warm-up, where each training had so many."""
+    made, began, warm, end = np.array([clock.times for clock in clocks]).T
+    return {
+        "warm_up": float(warm[0] - began[0]),
+        "clips_per_second": len(clocks) * clips / float((end - warm).sum()),
+        "fold": float((end - made).mean()),
+        "all": float((end - made).sum()),
+    }
+
+
+def ours(work: Work) -> dict:
+    """Our loop on stored inputs."""
+    changes = {"epochs": work.epochs, "batch_size": work.batch, "checkpoint": "random"}
+    settings = params.load().model_copy(update=changes)
+    folder, table, samples = Path(work.folder), work.table(), noise(work.clips)
+    began = time.perf_counter()
+    accelerator = device.make_accelerator(settings.precision)
+    encoder = checkpoint.load(folder / "checkpoint", "random", 0).eval().to(accelerator.device)
+    inputs = ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples))
+    write(folder / "clips.arrow", inputs)
+    stored = time.perf_counter() - began
+    del encoder
+
+    clocks = []
+    for fold in range(work.folds):
+        clock = Clock()
+        encoder = train.fine_tunable(folder / "checkpoint", settings)
+        clips = Clips(folder / "clips.arrow")
+        training = train.Training(encoder, clips, table, fold, settings, accelerator)
+        steps = len(training.batches)
+        clock.look(0, steps)
+        while training.done < steps:
+            training.step()
+            clock.look(training.done, steps)
+        clocks.append(clock)
+    with FlopCounterMode(display=False) as counter:
+        training.add_gradients(training.numbers[: work.batch], range(work.batch))
+    measured = summary(clocks, sum(map(len, training.batches[WARM_UP:])))
+    precision = accelerator.mixed_precision
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    operations = counter.get_total_flops() / work.batch * measured["clips_per_second"]
+    return {
+        **measured,
+        "matrix_share": operations / rate(dtype, accelerator.device),
+        "note": f"{precision.replace('no', 'fp32')}; inputs {stored / work.clips:.2f} s a clip",
+    }
 
 
 def collate_by(extractor: Any) -> Callable[[list[dict]], dict]:
-    """What makes a batch of clips, by the checkpoint's feature extractor."""
+    """A function that makes a batch of clips, by the checkpoint's feature extractor."""
     name = extractor.model_input_names[0]
     padding = {} if name == "input_features" else {"padding": True}
 
@@ -227,9 +202,9 @@ def collate_by(extractor: Any) -> Callable[[list[dict]], dict]:
 
 
 def trainer(work: Work, best: bool) -> dict:
-    """transformers' Trainer on what the checkpoint's feature extractor makes of a batch."""
-    samples, labels = corpus(work.clips)
-    folder = Path(work.folder)
+    """transformers' Trainer on batches of the checkpoint's feature extractor."""
+    folder, table, samples = Path(work.folder), work.table(), noise(work.clips)
+    labels = table["emotion"].map(EMOTIONS.index).to_list()
     data = datasets.Dataset.from_dict(
         {"samples": samples, "labels": labels, "length": [len(clip) for clip in samples]}
     ).with_format("numpy")
@@ -243,8 +218,8 @@ def trainer(work: Work, best: bool) -> dict:
             "dataloader_num_workers": WORKERS if gpu else 0,  # on CPUs they would take turns
             "use_cpu": not gpu,
         }
-
-    def train(fold: int) -> Clock:
+    clocks = []
+    for fold in range(work.folds):
         clock = Clock()
         model = transformers.AutoModelForAudioClassification.from_pretrained(
             folder / "checkpoint", num_labels=len(EMOTIONS), dtype=torch.float32
@@ -264,38 +239,24 @@ def trainer(work: Work, best: bool) -> dict:
             remove_unused_columns=False,
             **settings,
         )
-        numbers = work.numbers(fold)
-        starts = range(0, len(numbers), work.batch)
-        sizes = [len(numbers[start : start + work.batch]) for start in starts]
+        numbers = np.flatnonzero(table["fold"] != fold)
         loop = transformers.Trainer(
             model,
             arguments,
             train_dataset=data.select(numbers),
             data_collator=collate_by(extractor),
-            callbacks=[Look(clock)],
+            callbacks=[clock],
         )
-        clock.first(sizes * work.epochs)
+        clock.look(0, 0)
         loop.train()
-        return clock
-
+        clocks.append(clock)
+    clips = len(numbers) * work.epochs - WARM_UP * work.batch
     note = "CNN frozen" if work.freeze_cnn else "CNN trained"
-    return {**summary([train(fold) for fold in range(work.folds)]), "note": note}
-
-
-def measure(side: str, work: Work) -> dict:
-    """The figures of one side, in this process: clips_per_second in steady state, from the third
-    step on; warm_up, seconds of the first two steps; fold and all, seconds for one training and for
-    all; memory and gpu_memory, the peaks in GiB; of our side matrix_share, what the model's own
-    products make up of the rate of matrix products; note, a line."""
-    measured = ours(work) if side == "ours" else trainer(work, side == "trainer best")
-    measured["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    if torch.cuda.is_available():
-        measured["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
-    return measured
+    return {**summary(clocks, clips), "note": note}
 
 
 def options(description: str, clips: int, epochs: int, batch: int) -> argparse.ArgumentParser:
-    """The options of a benchmark, with these defaults; as arguments of `measure_all`."""
+    """The options of a benchmark, with these defaults; as arguments of `measure`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--clips", type=int, default=clips)
     parser.add_argument("--epochs", type=int, default=epochs)
@@ -305,8 +266,10 @@ def options(description: str, clips: int, epochs: int, batch: int) -> argparse.A
     return parser
 
 
-def measure_all(config: Path | None, **work: Any) -> dict[str, dict]:
-    """The figures of every side, each measured in a fresh process, one after the other.
+def measure(config: Path | None, **work: Any) -> dict[str, dict]:
+    """The figures of every side, each measured in a fresh process, one after the other: those of
+    `summary`; memory and gpu_memory, the peaks in GiB; of our side matrix_share, the model's own
+    products as a share of the rate of matrix products; note, a line.
 
     Args:
         config: folder of another architecture than wav2vec2-base.
@@ -321,10 +284,10 @@ def measure_all(config: Path | None, **work: Any) -> dict[str, dict]:
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         todo = Work(folder=folder, **work)
-        steps = len(todo.numbers(0)) * todo.epochs / todo.batch
-        if steps <= WARM_UP:
+        clips = int((todo.table()["fold"] != 0).sum())
+        if clips * todo.epochs / todo.batch <= WARM_UP:
             raise UserError(
-                f"{len(todo.numbers(0))} clips, {todo.epochs} epochs, batches of {todo.batch}: "
+                f"{clips} clips, {todo.epochs} epochs, batches of {todo.batch}: "
                 f"expected more than {WARM_UP} steps"
             )
         write_checkpoint(Path(folder) / "checkpoint", config)
@@ -369,4 +332,9 @@ def quiet() -> None:
 
 if __name__ == "__main__":
     quiet()
-    print("MEASURED", json.dumps(measure(sys.argv[1], Work(**json.loads(sys.argv[2])))))
+    side, work = sys.argv[1], Work(**json.loads(sys.argv[2]))
+    figures = ours(work) if side == "ours" else trainer(work, side == "trainer best")
+    figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        figures["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
+    print("MEASURED", json.dumps(figures))

@@ -37,7 +37,7 @@ def main() -> None:
             "run on a CPU too"
         )
     config = work["config"]
-    measured = fine_tuning.measure_all(parts=PARTS, **work)
+    measured = fine_tuning.measure(parts=PARTS, **work)
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
     print(
         f"{name}; {config or 'wav2vec2-base'}: {work['clips']} clips, batch {work['batch']}, "

@@ -36,7 +36,7 @@ def main() -> None:
     parser = fine_tuning.options(__doc__.splitlines()[0], clips=160, epochs=1, batch=8)
     work = vars(parser.parse_args())
     config = work["config"]
-    measured = fine_tuning.measure_all(folds=1, parts=1, **work)
+    measured = fine_tuning.measure(folds=1, parts=1, **work)
     print(
         f"{config or 'wav2vec2-base'}: {work['clips']} clips, batch {work['batch']}, "
         f"{work['epochs']} epochs, {torch.get_num_threads()} threads"

@@ -75,7 +75,7 @@ def main() -> None:
     if code is not None:
         sys.exit(code)
 
-    accelerator = device.accelerator(settings.precision)
+    accelerator = device.make_accelerator(settings.precision)
     saved = train.state_file(settings, fold, accelerator)
     training = train.prepare(settings, fold, accelerator, settings.select == "inner", saved)
     resumed = training.done > 0

@@ -95,7 +95,7 @@ def training(
     """Fold 0's training in `folder`, with params changed."""
     with contextlib.chdir(folder):
         settings = params.load().model_copy(update=changes)
-        accelerator = device.accelerator(settings.precision)
+        accelerator = device.make_accelerator(settings.precision)
         return train.prepare(settings, 0, accelerator, inner, saved)
 
 

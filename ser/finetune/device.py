@@ -24,7 +24,7 @@ def mixed_precision(precision: str) -> str:
     return {"fp32": "no", "bf16": "bf16"}[precision]
 
 
-def accelerator(precision: str) -> Accelerator:
+def make_accelerator(precision: str) -> Accelerator:
     """The device to train on, and the other processes, if there are any.
 
     Args:

@@ -87,4 +87,5 @@ def replace_dropout(model: nn.Module, draws: Draws) -> None:
     """Put a `Dropout` that takes its numbers from `draws` in the place of every torch dropout."""
     for number, (name, module) in enumerate(list(model.named_modules())):
         if type(module) is nn.Dropout:
-            model.set_submodule(name, Dropout(module.p, draws, number))
+            own = Dropout(module.p, draws, number).train(module.training)
+            model.set_submodule(name, own)

@@ -36,8 +36,9 @@ from ser import params, tables
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint
 from ser.encoder.families.encoder import Encoder
-from ser.finetune import device, progress
+from ser.finetune import progress
 from ser.finetune.clips import Clips, send
+from ser.finetune.device import make_accelerator, versions
 from ser.finetune.draws import Draws, replace_dropout
 from ser.finetune.head import LayersHead
 from ser.run import errors, outputs, processes, project, signals
@@ -496,7 +497,7 @@ def state_file(settings: params.Params, fold: int, accelerator: Accelerator) -> 
         "fold": fold,
         "device": accelerator.device.type,
         "precision": accelerator.mixed_precision,
-        "versions": device.versions(),
+        "versions": versions(),
     }
     total = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     ser = Path(__file__).parents[1]
@@ -626,7 +627,7 @@ def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], 
 def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:
     """After every epoch, the UAR on the inner fold of training actors: of that epoch, or the best
     so far if `select` is inner."""
-    training = prepare(settings, fold, device.accelerator(settings.precision), inner=True)
+    training = prepare(settings, fold, make_accelerator(settings.precision), inner=True)
     curve: list[float] = []
     while training.done < len(training.batches):
         training.step()
@@ -637,7 +638,7 @@ def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:
 
 def predict(settings: params.Params, fold: int) -> pd.Series:
     """Train outside the fold as `w2v_finetune` does; the emotions predicted in it, by clip."""
-    accelerator, inner = device.accelerator(settings.precision), settings.select == "inner"
+    accelerator, inner = make_accelerator(settings.precision), settings.select == "inner"
     training = prepare(settings, fold, accelerator, inner)
     while training.done < len(training.batches):
         training.step()

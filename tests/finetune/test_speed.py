@@ -1,4 +1,4 @@
-"""The benchmarks of fine-tuning run, in small, and say what they measured."""
+"""The benchmarks of fine-tuning run, in small, and print their figures."""
 
 import os
 import re
@@ -9,8 +9,10 @@ import pytest
 from conftest import ROOT, one_line
 from tiny_models import write_checkpoint
 
+pytestmark = pytest.mark.slow
 
-def benchmark(name: str, *options: str, **env: str) -> subprocess.CompletedProcess:
+
+def benchmark(name: str, *options: object, **env: str) -> subprocess.CompletedProcess:
     """Run a benchmark, whatever its exit code."""
     return subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *map(str, options)],
@@ -22,64 +24,35 @@ def benchmark(name: str, *options: str, **env: str) -> subprocess.CompletedProce
     )
 
 
-def rows(done: subprocess.CompletedProcess) -> dict[str, list[float]]:
-    """The figures of each side, after clips per second the ratio and those in seconds."""
+def check(done: subprocess.CompletedProcess) -> None:
+    """There are rates of all three sides; of ours the ratio is 1."""
     assert done.returncode == 0, done.stderr
-    found = re.findall(
-        r"^(ours|trainer|trainer best) +([\d.]+) +([\d.]+)x((?: +[\d.]+s)+)", done.stdout, re.M
-    )
-    assert [side for side, *_ in found] == ["ours", "trainer", "trainer best"], done.stdout
-    return {
-        side: [float(rate), float(ratio), *map(float, re.findall(r"[\d.]+", seconds))]
-        for side, rate, ratio, seconds in found
-    }
-
-
-def check(sides: dict[str, list[float]]) -> None:
-    """All is positive; of our side the ratio is 1."""
-    assert all(number > 0 for side in sides.values() for number in side[:2]), sides
-    assert sides["ours"][1] == 1
-
-
-@pytest.mark.slow
-def test_training_in_small(tmp_path):
-    config = write_checkpoint(tmp_path / "tiny")
-    done = benchmark("train", "--config", config, "--clips", 20)
-    check(rows(done))
-    assert "20 clips, batch 8, 1 epochs" in done.stdout
+    rows = re.findall(r"^(ours|trainer|trainer best) +([\d.]+) +([\d.]+)x", done.stdout, re.M)
+    assert [side for side, *_ in rows] == ["ours", "trainer", "trainer best"], done.stdout
+    assert all(float(rate) > 0 for _, rate, _ in rows) and float(rows[0][2]) == 1
     assert "% of the rate of matrix products" in done.stdout
 
 
-@pytest.mark.slow
-def test_all_folds_in_small_without_a_gpu(tmp_path):
-    config = write_checkpoint(tmp_path / "tiny")
-    done = benchmark(
-        "gpu", "--config", config, "--folds", 2, "--epochs", 2, "--clips", 24, "--batch", 8,
-        CUDA_VISIBLE_DEVICES="",
-    )  # fmt: skip
-    sides = rows(done)
-    check(sides)
-    assert done.stdout.startswith("CPU, ") and "2 folds of 2 epochs" in done.stdout
-    for _, _, fold, every, warm_up in sides.values():
-        assert every == pytest.approx(2 * fold, abs=0.2) and warm_up < every
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("name", "options"),
     [
-        ([], "no CUDA device here"),
-        (["--clips", 12, "--epochs", 1], "10 clips, 1 epochs, batches of 32: expected more than 2"),
+        ("train", ["--clips", 20]),
+        ("gpu", ["--folds", 2, "--epochs", 2, "--clips", 24, "--batch", 8]),
     ],
 )
-def test_what_it_cannot_measure_is_one_line(options, says):
-    one_line(benchmark("gpu", *options, CUDA_VISIBLE_DEVICES=""), "gpu: ", says)
+def test_in_small_without_a_gpu(tmp_path, name, options):
+    config = write_checkpoint(tmp_path / "tiny")
+    check(benchmark(name, "--config", config, *options, CUDA_VISIBLE_DEVICES=""))
+
+
+def test_too_few_steps_to_measure_are_one_line():
+    done = benchmark("gpu", "--clips", 12, "--epochs", 1, CUDA_VISIBLE_DEVICES="")
+    one_line(done, "gpu: 10 clips, 1 epochs, batches of 32: expected more than 2")
 
 
 @pytest.mark.gpu
-@pytest.mark.slow
-def test_all_folds_in_small_on_a_gpu(tmp_path):
+def test_in_small_on_a_gpu():
     done = benchmark("gpu", "--folds", 2, "--epochs", 1, "--clips", 192)
-    check(rows(done))
+    check(done)
     assert not done.stdout.startswith("CPU")
     assert done.stdout.count("GiB on the GPU") == 3

@@ -188,7 +188,7 @@ class TestSavedState:
     def name(self, folder: Path, **changes: object) -> str:
         with contextlib.chdir(folder):
             settings = params.load().model_copy(update=changes)
-            return train.state_file(settings, 0, device.accelerator(settings.precision)).name
+            return train.state_file(settings, 0, device.make_accelerator(settings.precision)).name
 
     def test_its_name_stands_for_what_makes_the_numbers_and_nothing_else(self, trained, tmp_path):
         folder = copy(trained, tmp_path / "again")
@@ -205,7 +205,7 @@ class TestSavedState:
         assert len(names) == 5
 
     def test_a_damaged_one_is_reported_and_removed_and_an_old_one_forgotten(self, tmp_path, capsys):
-        accelerator, file = device.accelerator("fp32"), tmp_path / "a.pt"
+        accelerator, file = device.make_accelerator("fp32"), tmp_path / "a.pt"
         train.save({"done": 3, "weights": torch.zeros(9)}, file)
         assert train.load(file, accelerator)["done"] == 3
         whole = file.read_bytes()
