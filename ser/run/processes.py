@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate.commands.config import config_args
 from accelerate.commands.config.config_args import ClusterConfig
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
@@ -46,7 +45,7 @@ def configured() -> ClusterConfig | None:
     try:
         config = config_args.load_config_from_file(file)
         return config if config.num_processes > 1 else None
-    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except Exception as error:  # whatever Accelerate makes of a broken file
         raise UserError(f"{file}: {error}; `accelerate config` writes a good one") from None
 
 
@@ -87,41 +86,34 @@ def launch(module: str, *arguments: str, most: int) -> int | None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif config.gpu_ids not in (None, "all"):
         os.environ["CUDA_VISIBLE_DEVICES"] = config.gpu_ids
-    if config.num_machines == 1:
-        meeting = {
-            "rdzv_backend": "c10d",
-            "rdzv_endpoint": "localhost:0",
-            "local_addr": "127.0.0.1",
-        }
-    else:
-        meeting = {
-            "rdzv_backend": "static",
-            "rdzv_endpoint": f"{config.main_process_ip}:{config.main_process_port or 29500}",
-            "rdzv_configs": {"rank": config.machine_rank},
-        }
+    alone = config.num_machines == 1
+    first = f"{config.main_process_ip}:{config.main_process_port or 29500}"
+    if not alone:
         # torch waits for the other machines where no handler of Python's would be called.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=stop_if_orphaned, daemon=True).start()
     logging.disable()  # torch's pages on what ends in one line here, too
     with tempfile.TemporaryDirectory() as folder:
-        # Of the processes here one has this standard error, the others have a file each.
-        logs = DefaultLogsSpecs(folder, redirects=dict.fromkeys(range(1, here), Std.ERR))
         group = LaunchConfig(
             min_nodes=config.num_machines,
             max_nodes=config.num_machines,
             nproc_per_node=here,
             run_id=module,  # the same on all machines
+            rdzv_backend="c10d" if alone else "static",
+            rdzv_endpoint="localhost:0" if alone else first,
+            rdzv_configs={"rank": config.machine_rank},
+            local_addr="127.0.0.1" if alone else None,
             max_restarts=0,
             shutdown_timeout=GRACE,
-            logs_specs=logs,
-            **meeting,
+            # Standard error is the first process's, the others write to a file each.
+            logs_specs=DefaultLogsSpecs(folder, dict.fromkeys(range(1, here), Std.ERR)),
         )
         try:
             elastic_launch(group, sys.executable)("-m", module, *arguments)
         except SignalException as stop:
-            reports = [json.loads(file.read_text()) for file in Path(folder).rglob("error.json")]
-            message = reports[0]["message"] if reports else "interrupted"
+            report = next(Path(folder).rglob("error.json"), None)
+            message = json.loads(report.read_text())["message"] if report else "interrupted"
             raise Stopped(message, stop.sigval) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
