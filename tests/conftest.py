@@ -180,9 +180,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def clone_of(done: Project, path: Path, branch: str = "demo") -> Project:
-    """A clone of the finished project that shares its DVC cache, nothing checked out of it yet."""
+    """A clone of the finished project that shares its DVC cache, nothing checked out of it yet; for
+    `make` this environment is the clone's."""
     done.run("git", "clone", "--quiet", "--branch", branch, done.path, path)
     shutil.copy(done.path / ".dvc" / "config.local", path / ".dvc" / "config.local")
+    (path / ".venv").mkdir()
+    (path / ".venv" / "installed").touch()  # after requirements.txt
     return Project(path, path.parent)
 
 
