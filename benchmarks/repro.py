@@ -23,49 +23,24 @@ ROOT = Path(__file__).parents[1]
 TARGET = "evaluate@svm"
 
 
-def start(project: Path, *command: str) -> subprocess.Popen:
-    """Start a command in `project`, both streams into one pipe."""
+def run(project: Path, *command: str) -> list[tuple[float, str]]:
+    """Run a command; the lines that it prints, each with the seconds since it began, and an empty
+    one at its end.
+
+    Raises:
+        UserError: it fails.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
-        command,
-        cwd=project,
-        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(project: Path, *command: str) -> float:
-    """Seconds that a command takes.
-
-    Raises:
-        UserError: it fails.
-    """
+    env = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
     began = time.perf_counter()
-    process = start(project, *command)
-    printed, _ = process.communicate()
-    if process.returncode:
-        raise errors.UserError(f"{' '.join(command)} fails: {printed[-500:]}")
-    return time.perf_counter() - began
-
-
-def by_stage(project: Path) -> dict[str, float]:
-    """Run the pipeline; seconds by stage, the first of them those until DVC starts one.
-
-    Raises:
-        UserError: it fails.
-    """
-    since, stage, seconds, printed = time.perf_counter(), "(DVC's start)", {}, []
-    dvc = start(project, "dvc", "repro", "--force", TARGET)
-    for line in dvc.stdout or ():
-        printed.append(line)
-        if line.startswith("Running stage"):
-            now = time.perf_counter()
-            seconds[stage], stage, since = now - since, line.split("'")[1], now
-    if dvc.wait():
-        raise errors.UserError(f"dvc repro fails: {' '.join(printed[-3:])}")
-    return {**seconds, stage: time.perf_counter() - since}
+    process = subprocess.Popen(
+        command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = [(time.perf_counter() - began, line) for line in process.stdout or ()]
+    if process.wait():
+        printed = "".join(line for _, line in lines[-5:])
+        raise errors.UserError(f"{' '.join(command)} fails: {printed}")
+    return [*lines, (time.perf_counter() - began, "")]
 
 
 @errors.one_line
@@ -78,16 +53,19 @@ def main() -> None:
         project = Path(folder, "project")
         run(ROOT, "git", "clone", "--quiet", str(ROOT), str(project))
         run(project, "dvc", "cache", "dir", "--local", f"{folder}/cache")
-        seconds = by_stage(project)
-        total = sum(seconds.values())
+        lines = run(project, "dvc", "repro", "--force", TARGET)
+        total = lines[-1][0]
+        starts = [(at, line.split("'")[1]) for at, line in lines if line.startswith("Running")]
         print(f"{joblib.cpu_count()} cores\n| stage | seconds | share |\n|---|---|---|")
-        for stage, taken in seconds.items():
-            print(f"| {stage} | {taken:.1f} | {taken / total:.0%} |")
+        ends = [*(at for at, _ in starts), total]
+        for (begun, stage), end in zip([(0, "(DVC's start)"), *starts], ends, strict=True):
+            print(f"| {stage} | {end - begun:.1f} | {(end - begun) / total:.0%} |")
         print(f"| all | {total:.1f} | |")
-        print(f"with nothing to do: {run(project, 'dvc', 'repro', TARGET):.2f} s")
-        stages = [stage.split("@") for stage in [*seconds][1:]]
-        commands = [(sys.executable, "-m", f"stages.{name}", *item) for name, *item in stages]
-        alone = sum(run(project, *command) for command in commands)
+        print(f"with nothing to do: {run(project, 'dvc', 'repro', TARGET)[-1][0]:.2f} s")
+        alone = 0.0
+        for _, stage in starts:
+            name, *item = stage.split("@")
+            alone += run(project, sys.executable, "-m", f"stages.{name}", *item)[-1][0]
         print(f"without DVC: {alone:.1f} s; with it {total / alone:.2f} times as long")
 
 

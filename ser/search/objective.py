@@ -17,7 +17,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ser import mfcc, params, tables
-from ser.classifier import choice, crossval
+from ser.classifier import crossval
 from ser.run.errors import UserError
 from ser.search.study import STATE
 
@@ -28,11 +28,11 @@ CHECKPOINT = Path("data/checkpoint")
 FEATURES = Path("data/features/clips.arrow")
 
 
-def finetuning() -> ModuleType:
+def recipe() -> ModuleType:
     """The training of `w2v_finetune`, loaded when it is needed: transformers takes seconds."""
-    from ser.finetune import finetuning
+    from ser.finetune import train
 
-    return finetuning
+    return train
 
 
 def clips_outside(fold: int) -> pd.DataFrame:
@@ -113,12 +113,12 @@ class Svm:
         best = self.choose(settings, fold).best
         return {f"svm_train.{name}": value for name, value in best.items()}
 
-    def choose(self, settings: params.Params, fold: int) -> choice.Choice:
-        """`choice.choose` among svm_train's candidates, on the training actors of a fold."""
+    def choose(self, settings: params.Params, fold: int) -> crossval.Choice:
+        """`crossval.choose` among svm_train's candidates, on the training actors of a fold."""
         data, chosen = features(clips_outside(fold), settings), settings.svm_train
-        grid = choice.candidates(chosen.blocks, chosen, data.table)
+        grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            return choice.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
+            return crossval.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
 
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """The quarters that have passed, and the score: all four at once."""
@@ -130,9 +130,9 @@ class Svm:
         table = tables.folds()
         training = (table["fold"] != fold).to_numpy()
         data, chosen = features(table, settings), settings.svm_train
-        grid = choice.candidates(chosen.blocks, chosen, data.table)
+        grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            _, _, probabilities = crossval.fold(training, data, grid, chosen.inner_folds)
+            _, _, probabilities = crossval.fit_fold(training, data, grid, chosen.inner_folds)
         return probabilities.idxmax(axis=1).set_axis(table.loc[~training, "clip"])
 
 
@@ -158,14 +158,14 @@ class Finetuning:
         """At each quarter of the training: how many have passed, and the score of the last epoch,
         or of the best so far if `select` says so."""
         passed = 0
-        for epoch, uar in enumerate(finetuning().inner_scores(settings, fold), 1):
+        for epoch, uar in enumerate(recipe().inner_scores(settings, fold), 1):
             if QUARTERS * epoch // settings.epochs > passed:
                 passed = QUARTERS * epoch // settings.epochs
                 yield passed, uar
 
     def predict(self, settings: params.Params, fold: int) -> pd.Series:
         """Train outside the fold as `w2v_finetune` does: the emotions predicted in it, by clip."""
-        return finetuning().predict(settings, fold)
+        return recipe().predict(settings, fold)
 
 
 BRANCHES = {branch.name: branch for branch in (Svm(), Finetuning())}
