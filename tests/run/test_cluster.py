@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import feature_tables
 import psutil
 import pytest
 import workplace
@@ -59,23 +58,8 @@ def address(folder: Path) -> Iterator[str]:
             process.wait()
 
 
-<<<<<<< HEAD
 def test_stages_make_the_same_bytes(folder, address, tmp_path, monkeypatch):
     here = shutil.copytree(folder, tmp_path / "here")
-=======
-@pytest.fixture
-def on_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(parallel.SCHEDULER, address)
-
-
-def test_stages_make_the_same_bytes(on_cluster, tmp_path, monkeypatch):
-    small = {**feature_tables.SETTINGS, "blocks": [{"dct": 1.0}], "kernel": ["logistic", "rbf"]}
-    there = workplace.make(tmp_path / "there", weights=False, emotions=8, svm_train=small)
-    workplace.run(there, "checkpoint")
-    here = shutil.copytree(there, tmp_path / "here")
-    workplace.run(there, *STAGES)
-    monkeypatch.delenv(parallel.SCHEDULER)
->>>>>>> run
     workplace.run(here, *STAGES)
     monkeypatch.setenv(parallel.SCHEDULER, address)
     workplace.run(folder, *STAGES)
