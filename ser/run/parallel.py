@@ -3,17 +3,23 @@
 import logging
 import os
 import pickle
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import joblib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ser.run.errors import UserError
+
+if TYPE_CHECKING:
+    from distributed import WorkerPlugin
 
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"  # Dask's own variable
 
@@ -85,8 +91,6 @@ def on_cluster(function: Callable) -> Iterator[tuple[Callable, int]]:
 
     By Dask's client: joblib's backend for Dask (1.6) waits for ever for a chunk that the cluster
     gives up, as it does where the memory of the workers is too small.
-
-    The workers run in this folder, with this code and the same packages.
     """
     from distributed import Client  # takes a second
     from distributed.client import FutureCancelledError
@@ -108,11 +112,35 @@ def on_cluster(function: Callable) -> Iterator[tuple[Callable, int]]:
     with client:
         try:
             client.wait_for_workers(1, timeout=60)
-            # Sent once and as bytes, from which another worker can have it where one dies.
-            sent = client.submit(pickle.loads, dumps(function), pure=False)
-            cores = sum(client.ncores().values())
-            yield lambda chunk: client.submit(work, sent, chunk, pure=False), cores
+            client.register_plugin(in_this_folder(), name="ser")
         except TimeoutError:
             raise UserError(f"{cluster_address()}: a Dask scheduler without workers") from None
+        except OSError as error:
+            raise UserError(f"{cluster_address()}: workers need this folder too: {error}") from None
+        # Sent once and as bytes, from which another worker can have it where one dies.
+        sent = client.submit(pickle.loads, dumps(function), pure=False)
+        cores = sum(client.ncores().values())
+        try:
+            yield lambda chunk: client.submit(work, sent, chunk, pure=False), cores
         except (KilledWorker, FutureCancelledError) as error:
             raise UserError(f"{cluster_address()}: the cluster lost the work ({error})") from None
+
+
+def in_this_folder() -> "WorkerPlugin":
+    """A Dask plugin that has workers, those that join later too, work in the current folder with
+    this project's code as it is now: else an experiment in a work tree of its own, or an edit,
+    would get the answers of another."""
+    from distributed import WorkerPlugin
+
+    folder, root = Path.cwd(), Path(__file__).parents[2]
+
+    class InThisFolder(WorkerPlugin):
+        """Nested for the same reason as `work`."""
+
+        def setup(self, worker: object) -> None:
+            os.chdir(folder)
+            sys.path.insert(0, str(root))
+            for name in [name for name in sys.modules if name.partition(".")[0] == "ser"]:
+                del sys.modules[name]
+
+    return InThisFolder()

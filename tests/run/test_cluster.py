@@ -1,4 +1,4 @@
-"""The same bytes on a Dask cluster, of two worker processes."""
+"""The same bytes on a Dask cluster, whose workers are processes that were started elsewhere."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import feature_tables
 import psutil
 import pytest
 import workplace
-from conftest import ROOT
 
 from ser.run import errors, parallel
 
@@ -21,9 +21,10 @@ STAGES = ("mfcc", "embed", "svm_train")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """A part of the cluster, started in `folder` as docs/scaling.md says."""
+    """A part of the cluster, which lies in `folder` and knows nothing of this project."""
+    hidden = ("PYTHONPATH", "DASK_")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     command = [sys.executable, "-m", "dask", *arguments, "--scheduler-file", "scheduler.json"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / f"{arguments[0]}.log").open("wb") as log:
         return subprocess.Popen(
             [*command, "--no-dashboard"], cwd=folder, env=env, stdout=log, stderr=log
@@ -31,17 +32,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = workplace.make(tmp_path_factory.mktemp("cluster") / "there", weights=False, emotions=8)
-    workplace.run(made, "checkpoint")
-    return made
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    """The address of a scheduler with two workers in `folder`."""
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with two workers."""
     from distributed import Client
 
+    folder = tmp_path_factory.mktemp("cluster")
     scheduler = start(folder, "scheduler", "--host", "127.0.0.1", "--port", "0")
     worker = start(folder, "worker", "--nworkers", "2", "--nthreads", "1")
     try:
@@ -58,20 +53,37 @@ def address(folder: Path) -> Iterator[str]:
             process.wait()
 
 
-def test_stages_make_the_same_bytes(folder, address, tmp_path, monkeypatch):
-    here = shutil.copytree(folder, tmp_path / "here")
-    workplace.run(here, *STAGES)
+@pytest.fixture
+def on_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(parallel.SCHEDULER, address)
-    workplace.run(folder, *STAGES)
-    assert workplace.digest(folder / "data") == workplace.digest(here / "data")
+
+
+def test_stages_make_the_same_bytes(on_cluster, tmp_path, monkeypatch):
+    small = {**feature_tables.SETTINGS, "blocks": [{"dct": 1.0}], "kernel": ["logistic", "rbf"]}
+    there = workplace.make(tmp_path / "there", weights=False, emotions=8, svm_train=small)
+    workplace.run(there, "checkpoint")
+    here = shutil.copytree(there, tmp_path / "here")
+    workplace.run(there, *STAGES)
+    monkeypatch.delenv(parallel.SCHEDULER)
+    workplace.run(here, *STAGES)
+    assert workplace.digest(there / "data") == workplace.digest(here / "data")
     assert {"mfcc.parquet", "embeddings.parquet"} < {
         path.name for path in (here / "data").iterdir()
     }
 
 
-def test_a_worker_that_dies_is_made_up_for_unless_all_do(address, tmp_path, monkeypatch):
+def test_workers_do_all_the_work_and_a_mistake_comes_back_as_it_is(on_cluster):
+    assert os.getpid() not in parallel.over(lambda item: os.getpid(), range(100), "count")
+
+    def fail(item: int) -> None:
+        raise errors.UserError(f"item {item}")
+
+    with pytest.raises(errors.UserError, match="^item 0$"):
+        parallel.over(fail, range(100), None)
+
+
+def test_a_worker_that_dies_is_made_up_for_unless_all_do(on_cluster, tmp_path):
     """As where the memory of the workers is too small, and they are killed."""
-    monkeypatch.setenv(parallel.SCHEDULER, address)
 
     def die_once(item: int) -> int:
         if item == 5 and not (tmp_path / "died").exists():
@@ -80,7 +92,6 @@ def test_a_worker_that_dies_is_made_up_for_unless_all_do(address, tmp_path, monk
         return item
 
     assert parallel.over(die_once, range(100), None) == list(range(100))
-    assert os.getpid() not in parallel.over(lambda item: os.getpid(), range(100), None)
     with pytest.raises(errors.UserError, match="^tcp://.*: the cluster lost the work"):
         parallel.over(lambda item: os._exit(1), range(1), None)
 
