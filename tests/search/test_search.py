@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(1)
     for path in sorted(folder.glob("data/audio/*.wav")):  # so that not every trial is right
         samples, rate = soundfile.read(path)
-        soundfile.write(path, samples + noise.normal(0, 0.4, len(samples)), rate)
+        soundfile.write(path, samples + noise.normal(0, 0.15, len(samples)), rate)
     apply_overrides(folder / "params.yaml", list(FEW))
     (folder / "search.yaml").write_text(SPACES)
     workplace.run(folder, "checkpoint", "w2v_features")
