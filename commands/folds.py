@@ -93,7 +93,9 @@ def tune(fold: int, free: list[dict[str, str]]) -> None:
     code = repro("--single-item", f"w2v_finetune@{fold}", log=log, **place)
     free.append(place)
     minutes = (time.monotonic() - began) / 60
-    print(f"fold {fold}: {'failed' if code else 'up to date'} after {minutes:.1f} min", flush=True)
+    print(
+        f"fold {fold}: {'not done' if code else 'up to date'} after {minutes:.1f} min", flush=True
+    )
     if code:
         ending.set()
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -128,7 +130,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with ThreadPoolExecutor(len(free)) as pool:
         try:
-            if pool.submit(repro, "--quiet", *BEFORE).result():
+            if pool.submit(repro, *BEFORE).result():
                 raise UserError("what the folds are trained on is missing; the lines above say why")
             list(pool.map(partial(tune, free=free), folds))
         except KeyboardInterrupt as signalled:

@@ -116,7 +116,11 @@ def launch(module: str, *arguments: str, most: int) -> int | None:
             message = json.loads(report.read_text())["message"] if report else "interrupted"
             raise Stopped(message, stop.sigval) from None
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
+            # The first; a process that was killed before those which that takes down at once.
+            rank, failure = min(
+                error.failures.items(),
+                key=lambda item: (item[1].timestamp, item[1].exitcode != -signal.SIGKILL),
+            )
             if Path(failure.error_file).exists():  # what `errors.one_line` reports
                 raise UserError(failure.message) from None
             if failure.exitcode < 0:
