@@ -107,6 +107,7 @@ def fine_tunable(folder: Path, settings: params.Params) -> Encoder:
         settings.checkpoint,
         settings.seed,
         settings.freeze_cnn,
+        headless=True,
         head=LayersHead if settings.head == "layers" else None,
         head_dropout=settings.head_dropout,
         draws=draws,
