@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from imports import imported
 
-CODE = ("stages", "commands", "ser", "tests", "benchmarks")
+CODE = ("stages", "commands", "studies", "ser", "tests", "benchmarks")
 FILES = sorted(file for folder in CODE for file in (ROOT / folder).rglob("*.py"))
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 NAMES = {file: file.relative_to(ROOT).as_posix() for file in FILES}

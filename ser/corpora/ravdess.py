@@ -159,8 +159,8 @@ def unpack(source: Path, folder: Path, manifest: dict[str, str]) -> None:
     if missing:
         first = next(iter(missing.values()))
         raise UserError(
-            f"{source}: {len(missing)} of the corpus's {len(manifest)} clips are missing, damaged "
-            f"or not the published ones; {first}, the first, {problems.get(first, 'is missing')}. "
+            f"{source}: {len(missing)} of the corpus's {len(manifest)} "
+            f"clips are missing, damaged or not the published ones; {first}, the first, {problems.get(first, 'is missing')}. "
             f"Expected {ARCHIVE}, or the folder it unpacks to"
         )
 

@@ -70,6 +70,8 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
         if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             # One of several processes: their launcher shows what the first of them reports.
             Path(report).write_text(json.dumps({"message": message, "timestamp": time.time()}))
+        elif code == 1:
+            sys.exit(f"{stage}: {message}")
         else:
             print(f"{stage}: {message}", file=sys.stderr)
         sys.exit(code)
