@@ -160,7 +160,8 @@ def unpack(source: Path, folder: Path, manifest: dict[str, str]) -> None:
         first = next(iter(missing.values()))
         raise UserError(
             f"{source}: {len(missing)} of the corpus's {len(manifest)} "
-            f"clips are missing, damaged or not the published ones; {first}, the first, {problems.get(first, 'is missing')}. "
+            "clips are missing, damaged or not the published ones; "
+            f"{first}, the first, {problems.get(first, 'is missing')}. "
             f"Expected {ARCHIVE}, or the folder it unpacks to"
         )
 
