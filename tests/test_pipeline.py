@@ -233,6 +233,7 @@ def leaves(section: type[params.Section], prefix: str = "") -> dict[str, type[pa
 
 
 def test_each_stage_declares_the_parameters_that_it_reads(clone, monkeypatch):
+    apply_overrides(clone.path / "params.yaml", ["head=layers"])  # which alone reads head_probe
     every, read = leaves(params.Params), set()
     load, attribute = params.load, params.Section.__getattribute__
 
