@@ -43,7 +43,9 @@ settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine has not: the genuine corpus, a browser, a CUDA device."""
+    """Skip what this machine has not: the genuine corpus, a browser, a CUDA device. The longest
+    test comes first: at the end the other processes would wait for it."""
+    items.sort(key=lambda item: item.name != "test_readme_commands")
     marked = {
         name: [item for item in items if item.get_closest_marker(name)]
         for name in ("real", "browser", "gpu")
