@@ -6,7 +6,7 @@ A *point* gives parameters their values as they stand in params.yaml, by dotted 
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -74,8 +74,12 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
         where = f"{FILE}: {branch}: {name}"
         if name.partition(".")[0] not in allowed:
             raise UserError(f"{where}: a search of {branch} may vary {', '.join(sorted(allowed))}")
-        categorical = isinstance(possible, CategoricalDistribution)
-        for value in possible.choices if categorical else (possible.low, possible.high):
+        values: tuple = (
+            possible.choices
+            if isinstance(possible, CategoricalDistribution)
+            else (possible.low, possible.high)
+        )
+        for value in values:
             try:
                 changed = put(settings.model_dump(), {name: decode(value, possible)})
             except LookupError:
@@ -85,7 +89,7 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
 
 def suggest(trial: Trial, space: Space) -> None:
     """Have a trial draw all parameters of a space."""
-    methods = {
+    methods: dict[type, Callable] = {
         CategoricalDistribution: trial.suggest_categorical,
         FloatDistribution: trial.suggest_float,
         IntDistribution: trial.suggest_int,
