@@ -17,25 +17,19 @@ import argparse
 import os
 import signal
 import subprocess
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from ser import params
-from ser.run import errors, experiments, processes
+from ser.run import errors, experiments, processes, signals
 from ser.run.errors import Stopped, UserError
 
 LOGS = Path("runs/folds")
 BEFORE = ("checkpoint", "split", "w2v_features")  # the stages that the folds depend on
-
-running: list[subprocess.Popen] = []
-ending = threading.Event()  # after which nothing is started
-lock = threading.Lock()  # of the two
 
 
 def places(at_a_time: int | None) -> list[dict[str, str]]:
@@ -62,54 +56,65 @@ def places(at_a_time: int | None) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} for _ in numbers]
 
 
-def repro(*targets: str, log: Path | None = None, **place: str) -> int:
-    """Run `dvc repro`, which waits while another process has the project locked, unless all are to
-    stop; return its exit code."""
-    with lock, log.open("wb") if log else nullcontext() as output:
-        if ending.is_set():
-            return 1
-        process = subprocess.Popen(
-            ["dvc", "--wait-for-lock", "repro", *targets],
-            env={**experiments.environment(), **place},
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
-        )
-        running.append(process)
-    return process.wait()
+def repro(*targets: str, log: BinaryIO | None = None, **place: str) -> subprocess.Popen:
+    """Start `dvc repro`, which waits while another process has the project locked."""
+    return subprocess.Popen(
+        ["dvc", "--wait-for-lock", "repro", *targets],
+        env={**experiments.environment(), **place},
+        stdout=log,
+        stderr=subprocess.STDOUT if log else None,
+        start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
+    )
 
 
-def tune(fold: int, free: list[dict[str, str]]) -> None:
-    """Bring a fold up to date in a place that is free.
+def ended(running: Collection[subprocess.Popen], caught: list[int]) -> subprocess.Popen:
+    """Wait for one of the processes.
 
     Raises:
-        UserError: it failed. Those that run go on, and no other is started.
+        Stopped: by a signal; all have saved and ended.
     """
-    if ending.is_set():
-        return
-    place, log, began = free.pop(0), LOGS / f"fold_{fold}.log", time.monotonic()
-    where = ", ".join(f"{name} = {value}" for name, value in place.items())
-    print(f"fold {fold}: started with {where}; {log}", flush=True)
-    code = repro("--single-item", f"w2v_finetune@{fold}", log=log, **place)
-    free.append(place)
-    minutes = (time.monotonic() - began) / 60
-    print(
-        f"fold {fold}: {'not done' if code else 'up to date'} after {minutes:.1f} min", flush=True
-    )
-    if code:
-        ending.set()
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        reasons = [line for line in lines if line.startswith(("w2v_finetune: ", "ERROR: "))]
-        raise UserError(f"fold {fold}: {reasons[0] if reasons else 'it was killed'}; see {log}")
-
-
-def stop() -> None:
-    """Have all that run save and end, as Ctrl-C in a terminal would."""
-    with lock:
-        ending.set()
+    while not caught:
         for process in running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
+            if process.poll() is not None:
+                return process
+        time.sleep(0.1)
+    for process in running:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal would
+    for process in running:
+        process.wait()
+    raise Stopped("stopped; the same command goes on from there", caught[0])
+
+
+def tune(folds: list[int], free: list[dict[str, str]], caught: list[int]) -> None:
+    """Bring each fold up to date in a place that is free.
+
+    Raises:
+        UserError: one failed. Those that ran have ended, and no other was started.
+    """
+    waiting, running, reasons = list(folds), dict[subprocess.Popen, tuple](), list[str]()
+    while running or waiting:
+        while waiting and free:
+            fold, place = waiting.pop(0), free.pop(0)
+            log = LOGS / f"fold_{fold}.log"
+            where = ", ".join(f"{name} = {value}" for name, value in place.items())
+            print(f"fold {fold}: started with {where}; {log}", flush=True)
+            with log.open("wb") as output:
+                process = repro("--single-item", f"w2v_finetune@{fold}", log=output, **place)
+            running[process] = fold, place, log, time.monotonic()
+        process = ended(running, caught)
+        fold, place, log, began = running.pop(process)
+        free.append(place)
+        state = "not done" if process.returncode else "up to date"
+        print(f"fold {fold}: {state} after {(time.monotonic() - began) / 60:.1f} min", flush=True)
+        if process.returncode:
+            waiting.clear()
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            failures = [line for line in lines if line.startswith(("w2v_finetune: ", "ERROR: "))]
+            reasons.append(
+                f"fold {fold}: {failures[0] if failures else 'it was killed'}; see {log}"
+            )
+    if reasons:
+        raise UserError(reasons[0])
 
 
 @errors.one_line
@@ -126,17 +131,10 @@ def main() -> None:
         raise UserError(f"--at-a-time = {at_a_time}: expected at least 1")
     folds, free = params.load().folds, places(at_a_time)
     LOGS.mkdir(parents=True, exist_ok=True)
-    # Ignored, as in a script's background job, it would be ignored by DVC, too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with ThreadPoolExecutor(len(free)) as pool:
-        try:
-            if pool.submit(repro, *BEFORE).result():
-                raise UserError("what the folds are trained on is missing; the lines above say why")
-            list(pool.map(partial(tune, free=free), folds))
-        except KeyboardInterrupt as signalled:
-            stop()
-            _, number = signalled.args or ("", signal.SIGINT)
-            raise Stopped("stopped; the same command goes on from there", number) from None
+    with signals.caught() as caught:
+        if ended([repro(*BEFORE)], caught).returncode:
+            raise UserError("what the folds are trained on is missing; the lines above say why")
+        tune(folds, free, caught)
     print("dvc repro   # scores them")
 
 

@@ -12,11 +12,9 @@ Reads:  search.yaml, params.yaml, data/folds.csv
 Writes: metrics/search/BRANCH.json: accuracy and uar on the clean outer folds as chosen, and what
             that gains against params.yaml, with 95 % bounds over actors
         metrics/search/BRANCH_protocol.txt: who chose on what, in one line
-        metrics/search/BRANCH_choices.csv: trials, score and chosen values; a row per choice
         metrics/search/BRANCH_folds.csv: accuracy and uar before and after; a row per outer fold
         metrics/search/BRANCH_predictions.csv: clip, actor, fold, clean, actual, before, after
         metrics/search/BRANCH_trials.csv: a row per trial
-        metrics/search/BRANCH_importance.csv: how much each parameter matters
 """
 
 import argparse
@@ -29,7 +27,6 @@ from ser import params, scoring
 from ser.run import errors
 from ser.run.errors import UserError
 from ser.search import objective, results, space, study
-from ser.search.fold_search import FoldSearch
 
 
 def arguments() -> argparse.Namespace:
@@ -41,22 +38,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m commands.search", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("branch", choices=list(objective.BRANCHES))
-    parser.add_argument(
-        "--trials",
-        type=int,
-        default=40,
-        help="of all workers together and ever, for each choice (40)",
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=float("inf"),
-        help="of this worker, for the trials (no limit)",
-    )
-    parser.add_argument(
-        "--nested", action="store_true", help="a choice for every outer fold, not one for all"
-    )
+    option = parser.add_argument
+    option("branch", choices=list(objective.BRANCHES))
+    option("--trials", type=int, default=40, help="for each choice, by all workers together (40)")
+    option("--minutes", type=float, default=float("inf"), help="for this worker's trials (no end)")
+    option("--nested", action="store_true", help="a choice for every outer fold, not one for all")
     budget = parser.parse_args()
     if budget.trials < 1 or not budget.minutes > 0:
         raise UserError("--trials: expected at least 1; --minutes: more than 0")
@@ -68,22 +54,26 @@ def main() -> None:
     """Search until the budget is used up, score the choices and print them."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    budget, settings, search = arguments(), params.load(), space.load()
-    folds = settings.folds if budget.nested else [search.fold]
+    budget, settings = arguments(), params.load()
+    search = params.read(space.FILE, space.Search)
+    numbers = settings.folds if budget.nested else [search.fold]
     with study.storage() as storage:
-        searches = [FoldSearch(storage, budget.branch, fold, settings, search) for fold in folds]
+        searches = [
+            study.FoldSearch(storage, budget.branch, fold, settings, search) for fold in numbers
+        ]
         end = time.monotonic() + 60 * budget.minutes
         for done, each in enumerate(searches):
             each.run(budget.trials, (end - time.monotonic()) / (len(searches) - done))
-        figures, tables, protocol = results.write(searches, budget.nested, settings)
+        figures, folds, protocol = results.write(searches, budget.nested)
+        commands = [results.command(each) for each in searches]
 
-    print(f"\n{protocol}\n\n{tables['folds'].to_string(index=False)}\n")
+    print(f"\n{protocol}\n\n{folds.to_string(index=False)}\n")
     for name in ("accuracy", "uar"):
         print(
             f"{name} on clean folds, as chosen: {100 * figures[name]:.1f} %, gained against "
             f"params.yaml: {scoring.as_text(figures, f'gain_{name}', '{:+.1f}')} points"
         )
-    print("\n".join(tables["choices"]["command"]))
+    print("\n".join(commands))
 
 
 if __name__ == "__main__":

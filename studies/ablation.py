@@ -12,6 +12,7 @@ Writes: DVC experiments ablation-NAME; a Markdown table: variant, its settings, 
         difference to the default with its 95 % bounds
 """
 
+import subprocess
 import sys
 
 import pandas as pd
@@ -75,6 +76,30 @@ def row(title: str, settings: tuple[str, ...], variant: pd.DataFrame, default: p
     return f"| {title} | {changes} | {rates['accuracy']:.1%} | {rates['uar']:.1%} | {difference} |"
 
 
+def commits() -> dict[str, str]:
+    """The commit of each experiment on the commit checked out, by the experiment's name: git keeps
+    them under refs/exps."""
+    head = experiments.git("rev-parse", "HEAD")
+    refs = experiments.git(
+        "for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/{head[:2]}/{head[2:]}"
+    )
+    pairs = (line.split() for line in refs.splitlines())
+    return {ref.rpartition("/")[2]: commit for ref, commit in pairs}
+
+
+def run(name: str) -> None:
+    """Run a variant as an experiment in a work tree of its own; what DVC prints goes to stderr.
+
+    Raises:
+        UserError: it fails.
+    """
+    words = [word for setting in VARIANTS[name][1] for word in ("-S", setting)]
+    command = ["dvc", "exp", "run", "--temp", "--name", f"ablation-{name}", *words, "evaluate@svm"]
+    done = subprocess.run(command, env=experiments.environment(), stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise errors.UserError(f"ablation-{name} stopped; the lines above say where")
+
+
 @errors.one_line
 def main() -> None:
     """Run what is missing, print the table."""
@@ -89,15 +114,15 @@ def main() -> None:
         )
     default = predictions("HEAD")
     for name in names:
-        if f"ablation-{name}" not in experiments.commits():
-            experiments.run(f"ablation-{name}", VARIANTS[name][1], "evaluate@svm")
+        if f"ablation-{name}" not in commits():
+            run(name)
     print("| variant | settings | accuracy | UAR | difference in accuracy, points |")
     print("|---" * 5 + "|")
     print(row("default", (), default, default))
-    commits = experiments.commits()
+    done = commits()
     for name, (title, settings) in VARIANTS.items():
-        if f"ablation-{name}" in commits:
-            print(row(title, settings, predictions(commits[f"ablation-{name}"]), default))
+        if f"ablation-{name}" in done:
+            print(row(title, settings, predictions(done[f"ablation-{name}"]), default))
     print("\nIn brackets: 95 % bounds, a t interval over actors, paired.")
 
 

@@ -43,7 +43,9 @@ AFTER = (5, 10, 15, 20, 30, 40)  # trials, in the table
 def run(sampler: str, seed: int, trials: int, settings: params.Params, known: dict) -> pd.DataFrame:
     """The scores of one search of so many trials. `known` ones, of all runs, are not computed
     again."""
-    search = space.load().model_copy(update={"sampler": sampler, "seed": seed})
+    search = params.read(space.FILE, space.Search).model_copy(
+        update={"sampler": sampler, "seed": seed}
+    )
 
     def score(point: dict, _: optuna.Trial) -> float:
         weights = {name.rpartition(".")[2]: point[name] for name in BLOCKS}

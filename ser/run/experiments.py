@@ -1,9 +1,8 @@
-"""Run DVC experiments and find them in git, where they are commits under refs/exps."""
+"""What a command needs that runs DVC and git."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ser.run.errors import UserError
@@ -32,32 +31,6 @@ def git(*arguments: str) -> str:
     if done.returncode:
         raise UserError(f"git {arguments[0]}: {' '.join(done.stderr.split())[:300]}")
     return done.stdout.strip()
-
-
-def commits() -> dict[str, str]:
-    """The commit of each experiment on the commit checked out, by the experiment's name."""
-    head = git("rev-parse", "HEAD")
-    refs = git(
-        "for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/{head[:2]}/{head[2:]}"
-    )
-    pairs = (line.split() for line in refs.splitlines())
-    return {ref.rpartition("/")[2]: commit for ref, commit in pairs}
-
-
-def run(name: str, settings: Sequence[str], target: str) -> None:
-    """Run the experiment `name` in a work tree of its own; what DVC prints goes to stderr.
-
-    Args:
-        settings: such as `lr=2e-5`.
-        target: the stage that it is about.
-
-    Raises:
-        UserError: it fails.
-    """
-    words = [word for setting in settings for word in ("-S", setting)]
-    command = ["dvc", "exp", "run", "--temp", "--name", name, *words, target]
-    if subprocess.run(command, env=environment(), stdout=sys.stderr, check=False).returncode:
-        raise UserError(f"{name} stopped; the lines above say where")
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import joblib
 import numpy as np
@@ -19,20 +18,13 @@ from threadpoolctl import threadpool_limits
 from ser import mfcc, params, tables
 from ser.classifier import crossval
 from ser.run.errors import UserError
-from ser.search.study import STATE
 
+STATE = Path(".checkpoints/search")  # what searches go on from: outside git and DVC
 QUARTERS = 4  # of a training: there, long and short ones are equally far in their schedules
 KEPT = 120  # feature tables, about 5 MB each, for as many settings and folds
 AUDIO = Path("data/audio")
 CHECKPOINT = Path("data/checkpoint")
 FEATURES = Path("data/features/clips.arrow")
-
-
-def recipe() -> ModuleType:
-    """The training of `w2v_finetune`, loaded when it is needed: transformers takes seconds."""
-    from ser.finetune import train
-
-    return train
 
 
 def clips_outside(fold: int) -> pd.DataFrame:
@@ -108,17 +100,17 @@ class Svm:
         """The files that scores on these clips come from."""
         return [*code("classifier"), *(AUDIO / f"{clip}.wav" for clip in clips)]
 
-    def defaults(self, settings: params.Params, fold: int) -> dict[str, object]:
-        """The values that `svm_train` itself would choose, by dotted name."""
-        best = self.choose(settings, fold).best
-        return {f"svm_train.{name}": value for name, value in best.items()}
-
     def choose(self, settings: params.Params, fold: int) -> crossval.Choice:
         """`crossval.choose` among svm_train's candidates, on the training actors of a fold."""
         data, chosen = features(clips_outside(fold), settings), settings.svm_train
         grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
             return crossval.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
+
+    def defaults(self, settings: params.Params, fold: int) -> dict[str, object]:
+        """The values that `svm_train` itself would choose, by dotted name."""
+        best = self.choose(settings, fold).best
+        return {f"svm_train.{name}": value for name, value in best.items()}
 
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """The quarters that have passed, and the score: all four at once."""
@@ -138,7 +130,7 @@ class Svm:
 
 class Finetuning:
     """The fine-tuning of an encoder, scored by the UAR on the inner fold of training actors that
-    `select: inner` looks at."""
+    `select: inner` looks at. What trains is imported late: transformers takes seconds."""
 
     name = "w2v"
     reads = frozenset(params.Finetuning.model_fields)
@@ -157,15 +149,19 @@ class Finetuning:
     def scores(self, settings: params.Params, fold: int) -> Iterator[tuple[int, float]]:
         """At each quarter of the training: how many have passed, and the score of the last epoch,
         or of the best so far if `select` says so."""
+        from ser.finetune import train
+
         passed = 0
-        for epoch, uar in enumerate(recipe().inner_scores(settings, fold), 1):
+        for epoch, uar in enumerate(train.inner_scores(settings, fold), 1):
             if QUARTERS * epoch // settings.epochs > passed:
                 passed = QUARTERS * epoch // settings.epochs
                 yield passed, uar
 
     def predict(self, settings: params.Params, fold: int) -> pd.Series:
         """Train outside the fold as `w2v_finetune` does: the emotions predicted in it, by clip."""
-        return recipe().predict(settings, fold)
+        from ser.finetune import train
+
+        return train.predict(settings, fold)
 
 
 BRANCHES = {branch.name: branch for branch in (Svm(), Finetuning())}
@@ -173,10 +169,7 @@ Branch = Svm | Finetuning
 
 
 def origin(branch: Branch, settings: params.Params, clips: pd.DataFrame) -> str:
-    """A digest of all that scores on these clips come from: parameters, labels, code and data.
-
-    Scores of other code or data are no scores of the same study.
-    """
+    """A digest of all that scores on these clips come from: parameters, labels, code and data."""
     reads = settings.model_dump(include=set(branch.reads))
     return digest([reads, clips.to_csv(index=False)], branch.files(clips["clip"]))
 

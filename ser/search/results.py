@@ -1,21 +1,18 @@
-"""Search results: the trials and choices in tables, and what the choices are worth on the outer
-folds, which nothing has looked at before."""
+"""What the choices of a search are worth on the outer folds, which nothing has looked at before."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from ser import params, scoring, tables
+from ser import scoring, tables
 from ser.run import outputs
 from ser.search import objective, space
-from ser.search.fold_search import FoldSearch
-from ser.search.study import finished
+from ser.search.study import FoldSearch
 
 FOLDER = Path("metrics/search")
-ENOUGH = 8  # trials with a score, to say which parameter matters
 FOR_ALL = (
     "one choice for all folds, made on speakers held out inside the training actors of outer fold "
     "{}: that fold is clean; the actors of the others had a part in the choice, and their figures "
@@ -27,44 +24,19 @@ NESTED = (
 )
 
 
-def trials(search: FoldSearch) -> pd.DataFrame:
-    """Optuna's table of trials: number, value, state, and each parameter and note in a column."""
-    return search.study.trials_dataframe(("number", "value", "state", "params", "user_attrs"))
+def command(search: FoldSearch) -> str:
+    """The command that runs the pipeline with the parameters chosen."""
+    choice = search.choice()
+    values = space.put(search.settings.model_dump(), choice)
+    words = ["dvc", "exp", "run"]
+    for name in choice:
+        # Hydra, which reads them, takes no quoted keys.
+        text = json.dumps(space.look_up(values, name)).replace('"', "")
+        words += ["-S", f"{name}={text}"]
+    return shlex.join([*words, f"evaluate@{search.branch.name}"])
 
 
-def importance(search: FoldSearch) -> pd.DataFrame:
-    """Share of the variance of scores that each parameter explains; no rows before `ENOUGH` trials
-    have a score.
-
-    Source: Hutter et al. (2014), ICML, "An efficient approach for assessing hyperparameter
-    importance" (functional ANOVA).
-    """
-    shares = {}
-    scores = [trial.value for trial in finished(search.study) if trial.value is not None]
-    if len(scores) >= ENOUGH and len(set(scores)) > 1:
-        shares = get_param_importances(search.study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return pd.DataFrame({"parameter": shares.keys(), "importance": shares.values()})
-
-
-def choice(search: FoldSearch) -> pd.DataFrame:
-    """One row: the study, how many of its trials were finished, pruned and failed, the best trial
-    with its score, and the command that runs the pipeline with its parameters."""
-    best, done = search.best(), finished(search.study)
-    arguments = space.overrides(search.settings.model_dump(), search.choice())
-    words = [word for argument in arguments for word in ("-S", argument)]
-    row = {
-        "study": search.study.study_name,
-        "trials": len(done),
-        "pruned": sum("pruned_at" in trial.user_attrs for trial in done),
-        "failed": sum("reason" in trial.user_attrs for trial in done),
-        "best": best.number,
-        "score": best.value,
-        "command": shlex.join(["dvc", "exp", "run", *words, f"evaluate@{search.branch.name}"]),
-    }
-    return pd.DataFrame([row])
-
-
-def predictions(searches: Sequence[FoldSearch], settings: params.Params) -> pd.DataFrame:
+def predictions(searches: Sequence[FoldSearch]) -> pd.DataFrame:
     """The held-out clips, predicted with params.yaml as it is (`before`) and as chosen (`after`).
 
     A fold is *clean* if its actors had no part in the choice that it is scored with. Of one choice
@@ -74,14 +46,14 @@ def predictions(searches: Sequence[FoldSearch], settings: params.Params) -> pd.D
     Returns:
         clip, actor, fold, actual, clean, before, after; a row per clip, sorted.
     """
-    branch, own = searches[0].branch, {search.fold: search for search in searches}
+    first, own = searches[0], {search.fold: search for search in searches}
     parts = []
-    for fold in sorted({*own, *settings.folds} if branch.scores_every_fold else own):
-        search = own.get(fold, searches[0])
-        print(f"{branch.name}: scoring fold {fold} as before and as chosen", flush=True)
+    for fold in sorted({*own, *first.settings.folds} if first.branch.scores_every_fold else own):
+        search = own.get(fold, first)
+        print(f"{first.branch.name}: scoring fold {fold} as before and as chosen", flush=True)
         before, after = (
-            objective.held_out(branch, values, fold)
-            for values in (settings, search.parameters(search.choice()))
+            objective.held_out(first.branch, values, fold)
+            for values in (search.settings, search.parameters(search.choice()))
         )
         parts.append(pd.DataFrame({"clean": fold in own, "before": before, "after": after}))
     clips = tables.folds().rename(columns={"emotion": "actual"}).set_index("clip")
@@ -90,16 +62,16 @@ def predictions(searches: Sequence[FoldSearch], settings: params.Params) -> pd.D
 
 
 def write(
-    searches: Sequence[FoldSearch], nested: bool, settings: params.Params
-) -> tuple[dict[str, float], dict[str, pd.DataFrame], str]:
+    searches: Sequence[FoldSearch], nested: bool
+) -> tuple[dict[str, float], pd.DataFrame, str]:
     """Score the outer folds and write all that is known of the searches.
 
     Returns:
         accuracy and uar on the clean folds as chosen, gain_accuracy and gain_uar against
-        params.yaml as it is, each with 95 % bounds over actors (NAME_low, NAME_high); the tables
-        by name; the protocol.
+        params.yaml as it is, each with 95 % bounds over actors (NAME_low, NAME_high); the table of
+        folds; the protocol.
     """
-    scored = predictions(searches, settings)
+    scored = predictions(searches)
     before, after = (scored.rename(columns={when: "predicted"}) for when in ("before", "after"))
     clean = scored["clean"]
     gains = scoring.differences(after[clean], before[clean])
@@ -113,19 +85,19 @@ def write(
     folds = pd.merge(*rates, on=["fold", "clips"], suffixes=("_before", "_after"))
     folds.insert(1, "clean", folds["fold"].isin([search.fold for search in searches]))
 
-    by_search = {"choices": choice, "trials": trials, "importance": importance}
-    every = {"folds": folds, "predictions": scored} | {
-        name: pd.concat(
-            {search.fold: table(search) for search in searches}, names=["fold"]
-        ).reset_index("fold")
-        for name, table in by_search.items()
-    }
+    columns = ("number", "value", "state", "params", "user_attrs")
+    trials = {search.fold: search.study.trials_dataframe(columns) for search in searches}
     name, search = searches[0].branch.name, searches[0].search
+    every = {
+        "folds": folds,
+        "predictions": scored,
+        "trials": pd.concat(trials, names=["fold"]).reset_index("fold"),
+    }
     protocol = NESTED if nested else FOR_ALL.format(searches[0].fold)
     protocol += f"; sampler {search.sampler}, seed {search.seed}"
     with outputs.together() as place:
         for table, rows in every.items():
             rows.to_csv(place(FOLDER / f"{name}_{table}.csv"), index=False, float_format="%.6g")
         place(FOLDER / f"{name}_protocol.txt").write_text(protocol + "\n", encoding="utf-8")
-        place(FOLDER / f"{name}.json").write_text(outputs.as_json(figures), encoding="utf-8")
-    return figures, every, protocol
+        outputs.write_json(place(FOLDER / f"{name}.json"), figures)
+    return figures, folds, protocol

@@ -6,11 +6,11 @@ A *point* gives parameters their values as they stand in params.yaml, by dotted 
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import Trial
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from ser import params
@@ -58,15 +58,6 @@ class Search(params.Section):
     w2v: dict[str, Annotated[Distribution, BeforeValidator(distribution)]] = Field(min_length=1)
 
 
-def load() -> Search:
-    """Read and validate search.yaml.
-
-    Raises:
-        UserError: as `params.read`.
-    """
-    return params.read(FILE, Search)
-
-
 def check(branch: str, space: Space, allowed: Collection[str], settings: params.Params) -> None:
     """Try every bound and every choice of a branch's space against the parameter's own validation.
 
@@ -79,42 +70,37 @@ def check(branch: str, space: Space, allowed: Collection[str], settings: params.
     Raises:
         UserError: an unknown parameter, one that is not allowed, or a value that is refused.
     """
-    values = settings.model_dump()
     for name, possible in space.items():
         where = f"{FILE}: {branch}: {name}"
         if name.partition(".")[0] not in allowed:
-            message = f"a search of {branch} may vary {', '.join(sorted(allowed))}"
-            raise UserError(f"{where}: {message}")
-        ends: tuple = (
+            raise UserError(f"{where}: a search of {branch} may vary {', '.join(sorted(allowed))}")
+        values: tuple = (
             possible.choices
             if isinstance(possible, CategoricalDistribution)
             else (possible.low, possible.high)
         )
-        for end in ends:
+        for value in values:
             try:
-                changed = put(values, {name: decode(end, possible)})
+                changed = put(settings.model_dump(), {name: decode(value, possible)})
             except LookupError:
                 raise UserError(f"{where}: no such parameter in params.yaml") from None
             params.check(changed, where, params.Params)
 
 
-def suggest(trial: Trial | FrozenTrial, space: Space) -> Point:
-    """The point that a trial draws, or has drawn."""
-    drawn: Point = {}
+def suggest(trial: Trial, space: Space) -> None:
+    """Have a trial draw all parameters of a space."""
+    methods: dict[type, Callable] = {
+        CategoricalDistribution: trial.suggest_categorical,
+        FloatDistribution: trial.suggest_float,
+        IntDistribution: trial.suggest_int,
+    }
     for name, possible in space.items():
-        value: Any
-        if isinstance(possible, CategoricalDistribution):
-            value = trial.suggest_categorical(name, possible.choices)
-        elif isinstance(possible, IntDistribution):
-            value = trial.suggest_int(
-                name, possible.low, possible.high, step=possible.step, log=possible.log
-            )
-        else:
-            value = trial.suggest_float(
-                name, possible.low, possible.high, step=possible.step, log=possible.log
-            )
-        drawn[name] = decode(value, possible)
-    return drawn
+        methods[type(possible)](name, **vars(possible))
+
+
+def point(drawn: dict[str, Any], space: Space) -> Point:
+    """The point that a trial's `params` stand for."""
+    return {name: decode(drawn[name], possible) for name, possible in space.items()}
 
 
 def decode(drawn: Any, possible: Distribution) -> Any:
@@ -151,13 +137,13 @@ def put(values: dict, point: Point) -> dict:
     return values
 
 
-def current(values: dict, space: Space) -> Point:
+def current(values: dict, space: Space) -> dict[str, Any]:
     """What params.yaml says now, as Optuna would draw it.
 
     Raises:
         UserError: it lies outside the space.
     """
-    drawn: Point = {}
+    drawn = {}
     for name, possible in space.items():
         now = look_up(values, name)
         only = now[0] if isinstance(now, list) and len(now) == 1 else now
@@ -173,11 +159,3 @@ def current(values: dict, space: Space) -> Point:
             )
         drawn[name] = inside[0]
     return drawn
-
-
-def overrides(values: dict, point: Point) -> list[str]:
-    """The point as arguments of `dvc exp run -S`, `values` being those of params.yaml."""
-    changed = put(values, point)
-    texts = {name: json.dumps(look_up(changed, name)) for name in point}
-    # Hydra, which reads them, takes no quoted keys.
-    return [name + "=" + text.replace('"', "") for name, text in texts.items()]
