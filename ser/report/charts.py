@@ -14,10 +14,8 @@ COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # legible in 
 
 
 def stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The models' tables one under the other, with a column `model` before theirs."""
-    together = pd.concat([table.assign(model=name) for name, table in tables.items()])
-    columns = ["model", *together.columns.drop("model")]
-    return together[columns].reset_index(drop=True)
+    """The models' tables one under the other, with a column `model`."""
+    return pd.concat(tables, names=["model"]).reset_index("model")
 
 
 def colour(models: list[str]) -> alt.Color:
