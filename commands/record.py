@@ -19,6 +19,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import torch
 from dvc.repo import Repo
 from dvc.stage import Stage
@@ -34,13 +35,13 @@ def changes(stages: list[Stage]) -> dict[str, object]:
     """The parameters, by dotted name, that differ from the committed ones and that one of the
     stages reads."""
     yaml = YAML(typ="safe")
-    now = experiments.flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
+    now = experiments.flat(yaml.load(Path("params.yaml")))
     before = experiments.flat(yaml.load(experiments.git("show", "HEAD:params.yaml")))
     read = {key for stage in stages for dep in stage.params for key in dep.params}
     return {
         name: value
         for name, value in now.items()
-        if value != before.get(name) and (name in read or name.partition(".")[0] in read)
+        if value != before.get(name) and not read.isdisjoint({name, name.partition(".")[0]})
     }
 
 
@@ -61,18 +62,15 @@ def taken(paths: list[Path]) -> tuple[float | None, int | None]:
         paths: what the stages behind a model's figures write.
     """
     files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
-    results = [
-        file
+    notes = [
+        resources.taken(file)
         for file in files
         if file.suffix in (".parquet", ".arrow") or file.name == "predictions.csv"
     ]
-    notes = [note for file in results if (note := resources.taken(file))]
-    if len(notes) < len(results):
+    if None in notes:
         return None, None
-    return (
-        round(sum(note["seconds"] for note in notes), 1),
-        max(note["memory_bytes"] for note in notes),
-    )
+    table = pd.DataFrame(notes)
+    return round(table["seconds"].sum(), 1), int(table["memory_bytes"].max())
 
 
 def weights(folder: Path) -> str | None:
