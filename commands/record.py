@@ -41,7 +41,7 @@ def changes(stages: list[Stage]) -> dict[str, object]:
     return {
         name: value
         for name, value in now.items()
-        if value != before.get(name) and not read.isdisjoint({name, name.partition(".")[0]})
+        if value != before.get(name) and (name in read or name.partition(".")[0] in read)
     }
 
 
