@@ -30,9 +30,9 @@ pipeline computes them once for all epochs, folds and later experiments.
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -55,19 +55,6 @@ from ser.finetune import device, train
 from ser.finetune.clips import Clips, write
 from ser.run import errors, resources
 
-# facebook/wav2vec2-base's own config.json where it differs from transformers' defaults.
-BASE = {
-    "model_type": "wav2vec2",
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.1,
-    "layerdrop": 0.0,
-    "final_dropout": 0.0,
-}
-PREPROCESSOR = {
-    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-    "do_normalize": True,
-    "sampling_rate": 16000,
-}
 WARM_UP = 2  # steps
 WORKERS = 4  # processes that prepare batches for Trainer at its best, where there is a GPU
 PARTS = 6  # of the clips; each training leaves out one
@@ -85,10 +72,12 @@ def clips_of(options: argparse.Namespace) -> tuple[list[np.ndarray], pd.DataFram
 def write_checkpoint(folder: Path, config: Path | None) -> None:
     """Random weights of the architecture that the folder `config` describes, wav2vec2-base's if
     there is none, in `folder`."""
-    folder.mkdir()
-    for name, values in (("config.json", BASE), ("preprocessor_config.json", PREPROCESSOR)):
-        text = (config / name).read_text() if config else json.dumps(values)
-        (folder / name).write_text(text)
+    if config:
+        shutil.copytree(config, folder)
+    else:  # transformers' defaults are wav2vec2-base's but for these
+        dropout = {"activation_dropout": 0.0, "feat_proj_dropout": 0.1, "final_dropout": 0.0}
+        transformers.Wav2Vec2Config(layerdrop=0.0, **dropout).save_pretrained(folder)
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
     checkpoint.load(folder, "random", 0).save(folder)
 
 

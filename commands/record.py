@@ -56,11 +56,7 @@ def command(model: str, changed: dict[str, object]) -> str:
 
 def taken(paths: list[Path]) -> tuple[float | None, int | None]:
     """Seconds of all stages that made features or predictions, and the most memory of one in bytes;
-    None if one of them was not run here, or in several goes.
-
-    Args:
-        paths: what the stages behind a model's figures write.
-    """
+    None if one of them was not run here, or in several goes. `paths` are what they write."""
     files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
     notes = [
         resources.taken(file)
@@ -121,7 +117,7 @@ def main() -> None:
     changed = changes(stages)
     with outputs.whole(ledger.FOLDER / name) as folder:
         folder.mkdir()
-        predictions = ledger.rounded(tables.predictions(model, settings.folds))
+        predictions = tables.predictions(model, settings.folds).round(6)
         predictions.to_csv(folder / "predictions.csv", index=False)
         shutil.copy(metrics, folder / "metrics.json")
         shutil.copy(f"metrics/{model}/protocol.txt", folder)

@@ -18,25 +18,16 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ser import scoring
-from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
 FOLDER = Path("results")
 TABLES = FOLDER / "tables.yaml"
-DECIMALS = 6  # of probabilities
 
 
 @dataclass(frozen=True)
 class Result:
-    """A folder of the ledger.
+    """A folder of the ledger: predictions.csv, metrics.json and run.json."""
 
-    Attributes:
-        predictions: the columns of `tables.PREDICTIONS`, sorted by clip.
-        metrics: as in metrics/MODEL.json.
-        run: the content of run.json.
-    """
-
-    name: str
     predictions: pd.DataFrame
     metrics: dict[str, float]
     run: dict
@@ -52,16 +43,10 @@ def read(name: str) -> Result:
     if not (folder / "run.json").exists():
         raise UserError(f"{folder}: no such result; `python -m commands.record {name} MODEL`")
     return Result(
-        name,
         pd.read_csv(folder / "predictions.csv"),
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
         json.loads((folder / "run.json").read_text(encoding="utf-8")),
     )
-
-
-def rounded(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions as the ledger keeps them, with `DECIMALS` decimals."""
-    return predictions.round(dict.fromkeys(EMOTIONS, DECIMALS))
 
 
 def settings() -> dict:
