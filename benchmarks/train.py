@@ -231,6 +231,7 @@ def trainer(options: argparse.Namespace, folder: Path, best: bool) -> dict[str, 
             data_collator=collate_by(extractor),
             callbacks=[clock],
         )
+        loop.remove_callback(transformers.PrinterCallback)
         clock.look(0, 0)
         loop.train()
         clocks.append(clock)
