@@ -5,6 +5,7 @@ the highest of the clip's eight probabilities.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -177,7 +178,7 @@ def by_emotion(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def scores(predictions: pd.DataFrame) -> dict[str, float]:
+def scores(predictions: pd.DataFrame) -> dict[str, Any]:
     """The number of clips, and their `rates`."""
     confusion = confusion_matrix(predictions["actual"], predictions["predicted"], labels=EMOTIONS)
     return {"clips": len(predictions), **rates(confusion)}

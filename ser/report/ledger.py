@@ -98,7 +98,8 @@ def published(words: dict) -> list[str]:
 def overview() -> str:
     """The README's table, the results and published figures that are marked for it, with their
     caveats as footnotes."""
-    listed, rows, marks = settings(), [], {}
+    listed, rows = settings(), []
+    marks: dict[str, str] = {}
 
     def add(words: dict, title: str, cells: list[str]) -> None:
         mark = ""
