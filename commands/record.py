@@ -19,6 +19,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import torch
 from dvc.repo import Repo
 from dvc.stage import Stage
@@ -34,7 +35,7 @@ def changes(stages: list[Stage]) -> dict[str, object]:
     """The parameters, by dotted name, that differ from the committed ones and that one of the
     stages reads."""
     yaml = YAML(typ="safe")
-    now = experiments.flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
+    now = experiments.flat(yaml.load(Path("params.yaml")))
     before = experiments.flat(yaml.load(experiments.git("show", "HEAD:params.yaml")))
     read = {key for stage in stages for dep in stage.params for key in dep.params}
     return {
@@ -55,24 +56,17 @@ def command(model: str, changed: dict[str, object]) -> str:
 
 def taken(paths: list[Path]) -> tuple[float | None, int | None]:
     """Seconds of all stages that made features or predictions, and the most memory of one in bytes;
-    None if one of them was not run here, or in several goes.
-
-    Args:
-        paths: what the stages behind a model's figures write.
-    """
+    None if one of them was not run here, or in several goes. `paths` are what they write."""
     files = [file for path in paths for file in ([path] if path.is_file() else path.glob("*"))]
-    results = [
-        file
+    notes = [
+        resources.taken(file)
         for file in files
         if file.suffix in (".parquet", ".arrow") or file.name == "predictions.csv"
     ]
-    notes = [note for file in results if (note := resources.taken(file))]
-    if len(notes) < len(results):
+    if None in notes:
         return None, None
-    return (
-        round(sum(note["seconds"] for note in notes), 1),
-        max(note["memory_bytes"] for note in notes),
-    )
+    table = pd.DataFrame(notes)
+    return round(table["seconds"].sum(), 1), int(table["memory_bytes"].max())
 
 
 def weights(folder: Path) -> str | None:
@@ -123,7 +117,7 @@ def main() -> None:
     changed = changes(stages)
     with outputs.whole(ledger.FOLDER / name) as folder:
         folder.mkdir()
-        predictions = ledger.rounded(tables.predictions(model, settings.folds))
+        predictions = tables.predictions(model, settings.folds).round(6)
         predictions.to_csv(folder / "predictions.csv", index=False)
         shutil.copy(metrics, folder / "metrics.json")
         shutil.copy(f"metrics/{model}/protocol.txt", folder)

@@ -23,22 +23,21 @@ from ser.corpus import ACTORS
 from ser.run.errors import UserError
 
 Actor = Annotated[int, Field(ge=ACTORS[0], le=ACTORS[-1])]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
 def partition(folds: list[list[int]]) -> list[list[int]]:
     """The folds, if each actor belongs to one of them."""
     actors = [actor for fold in folds for actor in fold]
-    twice = sorted({actor for actor in actors if actors.count(actor) > 1})
-    if twice:
-        raise ValueError(
-            f"actor {twice[0]} stands in two places; each of the actors 1 to 24 belongs to one fold"
-        )
+    each = "each of the actors 1 to 24 belongs to one fold"
+    if twice := sorted({actor for actor in actors if actors.count(actor) > 1}):
+        raise ValueError(f"actor {twice[0]} stands in two places; {each}")
     missing = sorted(set(ACTORS) - set(actors))
     if missing or not all(folds):
-        raise ValueError(
-            f"actors {missing} are in no fold, or a fold is empty; "
-            "each of the actors 1 to 24 belongs to one fold"
-        )
+        raise ValueError(f"actors {missing} are in no fold, or a fold is empty; {each}")
     return folds
 
 
@@ -70,7 +69,7 @@ class Split(Section):
     """The split into folds: a name in `protocols.PROTOCOLS`, or the actors of each fold."""
 
     scheme: str | list[list[Actor]]
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
 
     @field_validator("scheme", mode="before")
     @classmethod
@@ -86,7 +85,7 @@ class Split(Section):
 class Mfcc(Section):
     """Settings of the MFCC features."""
 
-    trim_db: float | None = Field(gt=0)
+    trim_db: Positive | None
     n_fft: Literal[256, 512, 1024, 2048]
     hop: int = Field(ge=40, le=1024)
     n_mels: int = Field(ge=20, le=128)
@@ -104,25 +103,23 @@ class Mfcc(Section):
 class Embed(Section):
     """Settings of the frozen encoder's features."""
 
-    trim_db: float | None = Field(gt=0)
-    seed: int = Field(ge=0, lt=2**32)
+    trim_db: Positive | None
+    seed: Seed
 
 
 class Classifier(Section):
     """Values that a classifier on a table of features is chosen from."""
 
     kernel: list[Literal["linear", "logistic", "rbf", "rbf_mean"]] = Field(min_length=1)
-    C: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    gamma: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    C: list[Positive] = Field(min_length=1)
+    gamma: list[Positive] = Field(min_length=1)
     inner_folds: int = Field(ge=2, le=12)
 
 
 class SvmTrain(Classifier):
     """Values that `svm_train` chooses from."""
 
-    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Annotated[float, Field(gt=0)]]] = Field(
-        min_length=1
-    )
+    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Positive]] = Field(min_length=1)
     speaker_norm: bool
 
 
@@ -132,20 +129,17 @@ class ProbeTrain(Classifier):
     layers: list[Literal["all"] | Annotated[int, Field(ge=0)]] = Field(min_length=1)
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
 class Finetuning(Section):
     """The wav2vec 2.0 knobs, at the top level of params.yaml, so that `dvc exp run -S lr=2e-5` is
     all it takes."""
 
     checkpoint: str = Field(min_length=1)
     revision: str = Field(min_length=1)
-    trim_db: float | None = Field(gt=0)
+    trim_db: Positive | None
     freeze_cnn: bool
     frozen_layers: int = Field(ge=0)
     head: Literal["mean", "layers"]
-    head_probe: float | None = Field(gt=0)
+    head_probe: Positive | None
     head_dropout: float = Field(ge=0, lt=1)
     weighted_layer_sum: bool
     lr: float = Field(gt=0, le=1)
@@ -171,7 +165,7 @@ class Finetuning(Section):
     class_weights: bool
     select: Literal["last", "inner"]
     precision: Literal["auto", "fp32", "bf16"]
-    seed: int = Field(ge=0, lt=2**32)
+    seed: Seed
 
     @field_validator("speeds")
     @classmethod
@@ -179,9 +173,6 @@ class Finetuning(Section):
         if 1 not in speeds or len(set(speeds)) < len(speeds):
             raise ValueError("expected distinct numbers, 1 among them: each clip as it is")
         return speeds
-
-
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
 class Params(Finetuning):
@@ -237,7 +228,7 @@ def read(path: str | Path, kind: type[Kind]) -> Kind:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # a ValueError, too
         raise UserError(f"{path}: not UTF-8: {error}") from None
     except (YAMLError, ValueError, RecursionError) as error:  # of a date, a number, brackets
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

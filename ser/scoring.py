@@ -5,7 +5,7 @@ the highest of the clip's eight probabilities.
 """
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +53,7 @@ def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def interval(
-    per_actor: np.ndarray, figure: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, float] | None:
+def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
     """95 % bounds of a figure of counts that are pooled over actors: a t interval over actors.
 
     Clips of one actor are not independent, actors are. What an actor contributes is its jackknife
@@ -63,54 +61,49 @@ def interval(
     with as many clips from each actor, this is the actor's own accuracy.
 
     Args:
-        per_actor: counts that add up over actors, shape (actors, ...).
-        figure: of summed counts, shape (...), also of many at a time, shape (many, ...).
+        pooled: the figure of all actors.
+        without: the figure without each of them, shape (actors,); of two at least.
 
     Returns:
-        Lower and upper bound, the figure half-way between; None of a single actor, who says nothing
-        about others.
+        Lower and upper bound, the figure half-way between.
 
     Source: Tukey (1958), Ann. Math. Statist. 29, p. 614; Miller (1974), Biometrika 61(1), "The
     jackknife: a review".
     """
-    actors = len(per_actor)
-    if actors < 2:
-        return None
-    total = per_actor.sum(axis=0)
-    pooled = float(figure(total))
-    contributions = actors * pooled - (actors - 1) * figure(total - per_actor)
+    actors = len(without)
+    contributions = actors * pooled - (actors - 1) * without
     half_width = stats.t.ppf(0.975, actors - 1) * stats.sem(contributions)
     return pooled - half_width, pooled + half_width
 
 
 def with_bounds(
-    name: str, per_actor: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], least: float
+    per_actor: np.ndarray, figures: Callable[[np.ndarray], dict[str, np.ndarray]], least: float
 ) -> dict[str, float]:
-    """A figure as NAME, and its bounds, see `interval`, as NAME_low and NAME_high, cut off at
-    `least` and 1, which no figure passes; of a single actor no bounds."""
-    figures = {name: float(figure(per_actor.sum(axis=0)))}
-    bounds = interval(per_actor, figure)
-    if bounds is None:
-        return figures
-    low, high = np.clip(bounds, least, 1)
-    return {**figures, f"{name}_low": float(low), f"{name}_high": float(high)}
+    """Figures of pooled counts, each as NAME, NAME_low, NAME_high, see `interval`.
+
+    Args:
+        per_actor: counts that add up over actors, shape (actors, ...).
+        figures: of summed counts, shape (...), also of many at a time, shape (many, ...).
+        least: at which bounds are cut off, as they are at 1: no figure passes these.
+
+    Returns:
+        Of a single actor no bounds: one says nothing about others.
+    """
+    total = per_actor.sum(axis=0)
+    without = figures(total - per_actor) if len(per_actor) > 1 else {}
+    values = {}
+    for name, pooled in figures(total).items():
+        values[name] = float(pooled)
+        if name in without:
+            bounds = np.clip(interval(float(pooled), without[name]), least, 1)
+            values[f"{name}_low"], values[f"{name}_high"] = map(float, bounds)
+    return values
 
 
 def bounded(predictions: pd.DataFrame) -> dict[str, float]:
-    """Accuracy, UAR and macro-F1, pooled over the clips, with 95 % bounds over actors.
-
-    Returns:
-        For each of `RATES`: NAME, NAME_low, NAME_high, from 0 to 1; of a single actor no bounds.
-    """
-
-    def rate(counts: np.ndarray, name: str) -> np.ndarray:
-        return rates(counts)[name]
-
-    per_actor = per_actor_confusion(predictions)
-    figures: dict[str, float] = {}
-    for name in RATES:
-        figures |= with_bounds(name, per_actor, partial(rate, name=name), 0)
-    return figures
+    """Accuracy, UAR and macro-F1 (`RATES`), from 0 to 1, pooled over the clips, with 95 % bounds
+    over actors, see `with_bounds`."""
+    return with_bounds(per_actor_confusion(predictions), rates, 0)
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
@@ -128,16 +121,25 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     """
     if list(first["clip"]) != list(second["clip"]):
         raise UserError("the two prediction tables do not hold the same clips; run `dvc repro`")
+
+    def difference(counts: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: both[..., 0] - both[..., 1] for name, both in rates(counts).items()}
+
     pairs = np.stack([per_actor_confusion(first), per_actor_confusion(second)], axis=1)
+    return with_bounds(pairs, difference, -1)
 
-    def difference(counts: np.ndarray, name: str) -> np.ndarray:
-        both = rates(counts)[name]
-        return both[..., 0] - both[..., 1]
 
-    figures: dict[str, float] = {}
-    for name in RATES:
-        figures |= with_bounds(name, pairs, partial(difference, name=name), -1)
-    return figures
+def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+    """The differences of two prediction tables, see `differences`; clips; how often only one of the
+    two is right, or both."""
+    right, too = (table["actual"] == table["predicted"] for table in (first, second))
+    return {
+        **differences(first, second),
+        "clips": len(first),
+        "only_first_right": int((right & ~too).sum()),
+        "only_second_right": int((too & ~right).sum()),
+        "both_right": int((right & too).sum()),
+    }
 
 
 def as_text(figures: dict[str, float], name: str, style: str = "{:.1f}") -> str:
@@ -176,6 +178,12 @@ def by_emotion(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def scores(predictions: pd.DataFrame) -> dict[str, Any]:
+    """The number of clips, and their `rates`."""
+    confusion = confusion_matrix(predictions["actual"], predictions["predicted"], labels=EMOTIONS)
+    return {"clips": len(predictions), **rates(confusion)}
+
+
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
     """Scores of the clips of each fold or of each actor, as `column` says: a row each, ascending.
 
@@ -189,8 +197,7 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
         if column == "actor":
             folds = set(part["fold"])
             who = {"actor": value, "fold": folds.pop() if len(folds) == 1 else ""}
-        figures = rates(per_actor_confusion(part).sum(axis=0))
-        rows.append({**who, "clips": len(part), **figures})
+        rows.append({**who, **scores(part)})
     return pd.DataFrame(rows)
 
 
@@ -198,12 +205,11 @@ def by_kind(predictions: pd.DataFrame) -> pd.DataFrame:
     """Scores of the clips of either gender, intensity and statement: kind, value, clips, accuracy,
     uar, macro_f1. Neutral has no strong intensity, so that the two have not the same emotions."""
     clips = predictions.merge(corpus.table(predictions["clip"]).drop(columns="actor"), on="clip")
-    rows = []
-    for kind in ("gender", "intensity", "statement"):
-        for value, part in clips.groupby(kind):
-            figures = rates(per_actor_confusion(part).sum(axis=0))
-            rows.append({"kind": kind, "value": value, "clips": len(part), **figures})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"kind": kind, "value": value, **scores(part)}
+        for kind in ("gender", "intensity", "statement")
+        for value, part in clips.groupby(kind)
+    ])  # fmt: skip
 
 
 def calibration(predictions: pd.DataFrame) -> pd.DataFrame:

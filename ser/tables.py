@@ -39,14 +39,23 @@ def read(path: str | Path, columns: Collection[str] | None = None) -> pd.DataFra
         table = pd.read_csv(path, low_memory=False)
     except (ValueError, OverflowError) as error:  # pandas' own errors, and those of UTF-8, are such
         raise UserError(f"{path}: not a CSV table: {' '.join(str(error).split())[:150]}") from None
-    if columns is not None and list(table.columns) != list(columns):
+    if columns is None:
+        return table
+    if list(table.columns) != list(columns):
         raise UserError(f"{path}: columns {list(table.columns)}; expected {list(columns)}")
-    if columns is not None and not isinstance(table.index, pd.RangeIndex):
+    if not isinstance(table.index, pd.RangeIndex):
         raise UserError(f"{path}: rows of more than {len(columns)} fields")
-    if columns is not None and table.isna().any(axis=None):
-        row, column = next(zip(*table.isna().to_numpy().nonzero(), strict=True))
+    if table.isna().any(axis=None):
+        row, column = np.argwhere(table.isna())[0]
         raise UserError(f"{path}: no {table.columns[column]} in line {row + 2}")
     return table
+
+
+def check_labels(path: Path, labels: pd.Series, allowed: Collection[str]) -> None:
+    """Refuse a column of a table that holds a label other than those allowed."""
+    strange = labels[~labels.isin(allowed)]
+    if len(strange):
+        raise UserError(f"{path}: {labels.name} {strange.iloc[0]!r}; expected {', '.join(allowed)}")
 
 
 def folds(path: Path = FOLDS) -> pd.DataFrame:
@@ -61,18 +70,16 @@ def folds(path: Path = FOLDS) -> pd.DataFrame:
         raise UserError(f"{path}: {len(table)} clips; expected clips of two folds at least")
     if not pd.api.types.is_integer_dtype(table["fold"]) or table["fold"].min() < 0:
         raise UserError(f"{path}: a fold that is no number from 0 up; `dvc repro split` mends it")
-    if table["clip"].duplicated().any():
-        twice = table.loc[table["clip"].duplicated(), "clip"].iloc[0]
-        raise UserError(f"{path}: {twice} stands there twice")
+    twice = table.loc[table["clip"].duplicated(), "clip"]
+    if len(twice):
+        raise UserError(f"{path}: {twice.iloc[0]} stands there twice")
     for column, allowed in LABELS.items():
-        if not table[column].isin(allowed).all():
-            strange = table.loc[~table[column].isin(allowed), column].iloc[0]
-            raise UserError(f"{path}: {column} {strange!r}; expected {', '.join(allowed)}")
+        check_labels(path, table[column], allowed)
     named = pd.DataFrame([corpus.describe(str(clip)) for clip in table["clip"]])
     for column in named.columns.difference([*LABELS]):
-        wrong = table[column].to_numpy() != named[column].to_numpy()
-        if wrong.any():
-            row = table[wrong].iloc[0]
+        wrong = table[table[column].to_numpy() != named[column].to_numpy()]
+        if len(wrong):
+            row = wrong.iloc[0]
             raise UserError(f"{path}: {row['clip']}: {column} {row[column]}, against its name")
     several = table.groupby("actor")["fold"].nunique() > 1
     if several.any() and not several.all():  # all are by the scheme that is leaky on purpose
@@ -120,9 +127,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """
     table = read(path, PREDICTIONS)
     for column in ("actual", "predicted"):
-        strange = table.loc[~table[column].isin(EMOTIONS), column]
-        if len(strange):
-            raise UserError(f"{path}: {column} {strange.iloc[0]!r}; expected {', '.join(EMOTIONS)}")
+        check_labels(path, table[column], EMOTIONS)
     for column in ("actor", "fold"):
         if len(table) and not pd.api.types.is_integer_dtype(table[column]):
             raise UserError(f"{path}: {column} is not a whole number everywhere")

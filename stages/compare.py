@@ -15,23 +15,6 @@ from ser import params, scoring, tables
 from ser.run import errors, outputs
 
 
-def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
-    """Figures of two prediction tables of the same clips.
-
-    Raises:
-        UserError: the tables do not hold the same clips.
-    """
-    figures = scoring.differences(first, second)
-    right, too = (table["actual"] == table["predicted"] for table in (first, second))
-    return {
-        **figures,
-        "clips": len(first),
-        "only_first_right": int((right & ~too).sum()),
-        "only_second_right": int((too & ~right).sum()),
-        "both_right": int((right & too).sum()),
-    }
-
-
 @errors.one_line
 def main() -> None:
     """Read the tables for the folds of params.yaml, write the comparisons."""
@@ -45,7 +28,7 @@ def main() -> None:
     predictions = {name: tables.predictions(name, settings.folds) for name in models}
     pairs = {}
     for second, first in itertools.combinations(models, 2):
-        pairs[f"{first} - {second}"] = compare(predictions[first], predictions[second])
+        pairs[f"{first} - {second}"] = scoring.compare(predictions[first], predictions[second])
     outputs.write_json("metrics/compare.json", pairs)
     print(pd.DataFrame(pairs).T.filter(regex="accuracy|uar").round(3))
 

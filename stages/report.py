@@ -26,34 +26,44 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from dvc.api import DVCFileSystem
+from dvc.repo import Repo
+from dvc.scm import SCMError, resolve_rev
+from dvc_data.index.index import DataIndexDirError
 from ruamel.yaml import YAML
 
 from ser import params, protocols, tables
-from ser.report import another_commit, charts, ledger, page
+from ser.report import charts, ledger, page
 from ser.run import errors, outputs
 
 
-def read(name: str, title: str, values: dict, project: Path = Path()) -> page.Model:
-    """A model as the page shows it.
+def models_in(project: Path, values: dict) -> dict[str, page.Model]:
+    """The models that have predictions, by name.
 
     Args:
-        values: of params.yaml, as they are written there.
         project: the folder in which data/ lies.
+        values: of its params.yaml, as they are written there.
 
     Raises:
-        UserError: its predictions are missing or damaged.
+        UserError: predictions are missing or damaged.
     """
-    folder = project / tables.MODELS / name
-    predictions = tables.predictions(name, values["folds"], project)
-    text = (folder / "protocol.txt").read_text(encoding="utf-8")
-    run, epochs = folder / "run.json", folder / "epochs.csv"
-    return page.Model(
-        title=title,
-        predictions=predictions,
-        protocol=protocols.sentence(values["corpus"], values["split"]["scheme"], predictions, text),
-        run=json.loads(run.read_text(encoding="utf-8")) if run.exists() else None,
-        epochs=pd.read_csv(epochs) if epochs.exists() else None,
-    )
+    models = {}
+    for name, title in values.get("models", {}).items():
+        folder = project / tables.MODELS / name
+        if not folder.exists():
+            continue
+        predictions = tables.predictions(name, values["folds"], project)
+        text = (folder / "protocol.txt").read_text(encoding="utf-8")
+        scheme = values["split"]["scheme"]
+        run, epochs = folder / "run.json", folder / "epochs.csv"
+        models[name] = page.Model(
+            title=title,
+            predictions=predictions,
+            protocol=protocols.sentence(values["corpus"], scheme, predictions, text),
+            run=json.loads(run.read_text(encoding="utf-8")) if run.exists() else None,
+            epochs=pd.read_csv(epochs) if epochs.exists() else None,
+        )
+    return models
 
 
 def gather() -> page.Results:
@@ -63,11 +73,7 @@ def gather() -> page.Results:
         UserError: there are none, or predictions that do not fit together.
     """
     settings = params.load()
-    models = {
-        name: read(name, title, settings.model_dump())
-        for name, title in settings.models.items()
-        if (tables.MODELS / name).exists()
-    }
+    models = models_in(Path(), settings.model_dump())
     if not models:
         raise errors.UserError(f"{tables.MODELS}: no model's predictions; `dvc repro` makes them")
     return page.Results(
@@ -81,26 +87,45 @@ def gather() -> page.Results:
     )
 
 
+def copy(commit: str, project: Path) -> None:
+    """Copy params.yaml and all predictions of another commit or experiment to a folder.
+
+    Raises:
+        UserError: there is no such commit, or DVC's cache lacks its predictions.
+    """
+    with Repo() as repo:
+        try:
+            files = DVCFileSystem(rev=resolve_rev(repo.scm, commit))
+        except SCMError:
+            raise errors.UserError(f"--beside {commit}: no such commit or experiment") from None
+    files.get_file("params.yaml", str(project / "params.yaml"))
+    folder = tables.MODELS.as_posix()
+    try:
+        if files.exists(folder):
+            files.get(folder, str(project / folder), recursive=True)
+    except (FileNotFoundError, DataIndexDirError):
+        raise errors.UserError(
+            f"--beside {commit}: its predictions are not in DVC's cache; `dvc fetch --all-commits`"
+        ) from None
+
+
 def beside(results: page.Results, commit: str) -> page.Results:
     """The results, and after them those of another commit or experiment, which may have other
     parameters: they are read as they are.
 
     Raises:
-        UserError: as `another_commit.copy`, or they are of no model, or of other clips.
+        UserError: as `copy`, or they are of no model, or of other clips.
     """
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        another_commit.copy(commit, project)
-        text = (project / "params.yaml").read_text(encoding="utf-8")
-        values = YAML(typ="safe", pure=True).load(text)
-        models = {
-            f"{name}@{commit}": read(name, f"{title}, {commit}", values, project)
-            for name, title in values.get("models", {}).items()
-            if (project / tables.MODELS / name).exists()
-        }
-    if not models:
+        copy(commit, Path(folder))
+        text = Path(folder, "params.yaml").read_text(encoding="utf-8")
+        others = models_in(Path(folder), YAML(typ="safe", pure=True).load(text))
+    if not others:
         raise errors.UserError(f"--beside {commit}: it has no predictions of any model")
-    models = results.models | models
+    models = dict(results.models)
+    for name, model in others.items():
+        title = f"{model.title}, {commit}"
+        models[f"{name}@{commit}"] = dataclasses.replace(model, title=title)
     clips = [list(model.predictions["clip"]) for model in models.values()]
     if any(names != clips[0] for names in clips):
         raise errors.UserError(f"--beside {commit}: its predictions are of other clips")

@@ -32,7 +32,7 @@ from ser.run import errors, outputs, processes, project, resources
 
 
 def protocol(settings: params.Params) -> str:
-    """What was trained, in one line for the metrics."""
+    """A line on the training, to stand beside the figures."""
     pretrained = checkpoint.weights(train.CHECKPOINT) is not None
     start = "pretrained" if pretrained else "from scratch, no pretraining"
     trimmed = f", silence trimmed at {settings.trim_db:g} dB" if settings.trim_db else ""

@@ -69,7 +69,7 @@ def test_lines_fit():
         ("ser/search/space.py", "ser/classifier/model.py", True),
         ("ser/classifier/model.py", "ser/classifier/kernels.py", True),
         ("ser/classifier/model.py", "ser/finetune/clips.py", False),
-        ("ser/scoring.py", "ser/report/plots.py", False),
+        ("ser/scoring.py", "ser/report/charts.py", False),
         ("ser/run/errors.py", "ser/params.py", False),
         ("commands/predict.py", "stages/evaluate.py", False),
     ],

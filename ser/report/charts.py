@@ -14,10 +14,8 @@ COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # legible in 
 
 
 def stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The models' tables one under the other, with a column `model` before theirs."""
-    together = pd.concat([table.assign(model=name) for name, table in tables.items()])
-    columns = ["model", *together.columns.drop("model")]
-    return together[columns].reset_index(drop=True)
+    """The models' tables one under the other, with a column `model`."""
+    return pd.concat(tables, names=["model"]).reset_index("model")
 
 
 def colour(models: list[str]) -> alt.Color:
@@ -27,11 +25,7 @@ def colour(models: list[str]) -> alt.Color:
 
 
 def by_emotion(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Recall of each emotion under each model.
-
-    Args:
-        tables: what `scoring.by_emotion` gives, by the model's title.
-    """
+    """Recall of each emotion under each model, from `scoring.by_emotion`'s tables by title."""
     return (
         alt.Chart(stacked(tables))
         .mark_bar()
@@ -52,11 +46,8 @@ def by_emotion(tables: dict[str, pd.DataFrame]) -> alt.Chart:
 
 
 def by_actor(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Mean recall over the emotions (UAR) of each actor under each model, women and men apart.
-
-    Args:
-        tables: what `scoring.by_group` gives of actors, by the model's title.
-    """
+    """Mean recall over the emotions (UAR) of each actor under each model, women and men apart, from
+    `scoring.by_group`'s tables by title."""
     return (
         alt.Chart(stacked(tables))
         .mark_point(filled=True, size=70, opacity=1)
@@ -81,11 +72,7 @@ def by_actor(tables: dict[str, pd.DataFrame]) -> alt.Chart:
 
 def calibration(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
     """Share of clips that are right against how sure the model is of them, and the diagonal, on
-    which a model knows what it does not know.
-
-    Args:
-        tables: what `scoring.calibration` gives, by the model's title.
-    """
+    which a model knows what it does not know; from `scoring.calibration`'s tables by title."""
     points = (
         alt.Chart(stacked(tables))
         .mark_line(point=alt.OverlayMarkDef(size=60))
@@ -108,11 +95,7 @@ def calibration(tables: dict[str, pd.DataFrame]) -> alt.LayerChart:
 
 
 def curves(epochs: pd.DataFrame) -> alt.HConcatChart:
-    """Loss and UAR of the training clips, epoch by epoch, a line for each fold.
-
-    Args:
-        epochs: fold, epoch, loss and uar.
-    """
+    """Loss and UAR of the training clips, from columns fold, epoch, loss and uar: a line a fold."""
     base = (
         alt.Chart(epochs)
         .mark_line(point=len(epochs) <= 200)

@@ -1,4 +1,7 @@
-"""Audio, spectrogram and loudness of a clip, for the page."""
+"""Audio, spectrogram and loudness of a clip, for the page.
+
+Samples are float32 in [-1, 1], shape (n,), 16 kHz mono.
+"""
 
 import io
 
@@ -19,14 +22,8 @@ STEPS = 80  # of the curve of loudness
 
 
 def opus(samples: np.ndarray) -> bytes:
-    """Encode a clip as Opus in WebM, which every browser of today plays.
-
-    Args:
-        samples: float32 in [-1, 1], shape (n,), 16 kHz mono.
-
-    Returns:
-        a WebM file: of the same samples the same bytes.
-    """
+    """Encode a clip as Opus in WebM, which every browser of today plays; of the same samples the
+    same bytes."""
     encoded = io.BytesIO()
     # Without bitexact each file gets a number drawn at random.
     with av.open(encoded, "w", format="webm", options={"fflags": "+bitexact"}) as container:
@@ -42,14 +39,8 @@ def opus(samples: np.ndarray) -> bytes:
 
 
 def spectrogram(samples: np.ndarray) -> bytes:
-    """Draw a clip's mel spectrogram, the lowest band at the bottom, brightest at the clip's peak.
-
-    Args:
-        samples: float32 in [-1, 1], shape (n,), 16 kHz mono.
-
-    Returns:
-        a WebP picture, 100 columns a second, `BANDS` rows.
-    """
+    """Draw a clip's mel spectrogram, the lowest band at the bottom, brightest at the clip's peak: a
+    WebP picture, 100 columns a second, `BANDS` rows."""
     power = librosa.feature.melspectrogram(
         y=samples, sr=SAMPLE_RATE, n_fft=512, hop_length=HOP, n_mels=BANDS
     )
@@ -62,11 +53,7 @@ def spectrogram(samples: np.ndarray) -> bytes:
 
 def loudness(samples: np.ndarray) -> list[int]:
     """The level of each of `STEPS` equal parts of a clip, in dB relative to full scale, from
-    `QUIETEST` to 0.
-
-    Args:
-        samples: float32 in [-1, 1], shape (n,).
-    """
+    `QUIETEST` to 0."""
     levels = [np.sqrt(np.mean(part**2)) for part in np.array_split(samples, STEPS) if len(part)]
     decibels = librosa.amplitude_to_db(np.array(levels), ref=1.0, amin=1e-6, top_db=None)
     return [int(level) for level in np.rint(np.clip(decibels, QUIETEST, 0))]

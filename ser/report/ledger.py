@@ -1,4 +1,4 @@
-"""The ledger: measured results, a folder each in results/, and the tables in pages made from them.
+"""The ledger: measured results, a folder each in results/, and the tables of pages that show them.
 
 A folder holds predictions.csv, as a stage wrote it, with six decimals; metrics.json, as `evaluate`
 writes it; params.yaml, the parameters that differ from the default's; protocol.txt; and run.json:
@@ -9,6 +9,7 @@ order the tables name them, in which words, and holds the published figures besi
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,25 +18,16 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ser import scoring
-from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
 FOLDER = Path("results")
 TABLES = FOLDER / "tables.yaml"
-DECIMALS = 6  # of probabilities
 
 
 @dataclass(frozen=True)
 class Result:
-    """A folder of the ledger.
+    """A folder of the ledger: predictions.csv, metrics.json and run.json."""
 
-    Attributes:
-        predictions: the columns of `tables.PREDICTIONS`, sorted by clip.
-        metrics: as in metrics/MODEL.json.
-        run: the content of run.json.
-    """
-
-    name: str
     predictions: pd.DataFrame
     metrics: dict[str, float]
     run: dict
@@ -51,16 +43,10 @@ def read(name: str) -> Result:
     if not (folder / "run.json").exists():
         raise UserError(f"{folder}: no such result; `python -m commands.record {name} MODEL`")
     return Result(
-        name,
         pd.read_csv(folder / "predictions.csv"),
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
         json.loads((folder / "run.json").read_text(encoding="utf-8")),
     )
-
-
-def rounded(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions as the ledger keeps them, with `DECIMALS` decimals."""
-    return predictions.round(dict.fromkeys(EMOTIONS, DECIMALS))
 
 
 def settings() -> dict:
@@ -70,7 +56,7 @@ def settings() -> dict:
     return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -87,40 +73,18 @@ def figure(name: str, rate: str, seeds: list[str]) -> str:
     return f"{text} (first seed {scoring.as_text(first, rate)})"
 
 
-def minutes(run: dict) -> str:
-    """The time that the stages took, in words."""
-    if run["seconds"] is None:
-        return "not measured"
-    seconds = run["seconds"]
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+def figures(name: str, words: dict, rates: Sequence[str] = ("accuracy", "uar")) -> list[str]:
+    """The rates of a result, which tables.yaml describes by `words`."""
+    return [figure(name, rate, words.get("seeds", [])) for rate in rates]
 
 
-def gigabytes(run: dict) -> str:
-    """The most memory that a stage took, in words."""
-    memory = run["memory_bytes"]
-    return "not measured" if memory is None else f"{memory / 1e9:.1f} GB"
-
-
-def overview() -> str:
-    """The README's table, the results and published figures that are marked for it, with their
-    caveats as footnotes."""
-    listed = settings()
-    ours = {name: words for name, words in listed["measured"].items() if words.get("readme")}
-    others = [words for words in listed["published"] if words.get("readme")]
-    caveats = [words["caveat"] for words in [*ours.values(), *others] if "caveat" in words]
-    marks = dict(zip(dict.fromkeys(caveats), "¹²³⁴⁵⁶⁷⁸⁹", strict=False))
-
-    def protocol(words: dict) -> str:
-        return f"{words['protocol']} {marks.get(words.get('caveat'), '')}".strip()
-
-    rows = []
-    for name, words in ours.items():
-        cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
-        rows.append([words["model"], protocol(words), *cells])
-    for words in others:
-        rows.append([f"*published:* {words['system']}", protocol(words), *published(words)])
-    notes = "\\\n".join(f"{mark} {caveat}" for caveat, mark in marks.items())
-    return f"{table(['model', 'protocol', 'accuracy, %', 'UAR, %'], rows)}\n\n{notes}"
+def cost(run: dict) -> list[str]:
+    """The time that the stages took, and the most memory of one, in words."""
+    seconds, memory = run["seconds"], run["memory_bytes"]
+    if seconds is None:
+        return ["not measured", "not measured"]
+    time = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return [time, f"{memory / 1e9:.1f} GB"]
 
 
 def published(words: dict) -> list[str]:
@@ -131,6 +95,28 @@ def published(words: dict) -> list[str]:
     return cells
 
 
+def overview() -> str:
+    """The README's table, the results and published figures that are marked for it, with their
+    caveats as footnotes."""
+    listed, rows = settings(), []
+    marks: dict[str, str] = {}
+
+    def add(words: dict, title: str, cells: list[str]) -> None:
+        mark = ""
+        if "caveat" in words:
+            mark = f" {marks.setdefault(words['caveat'], '¹²³⁴⁵⁶⁷⁸⁹'[len(marks)])}"
+        rows.append([title, words["protocol"] + mark, *cells])
+
+    for name, words in listed["measured"].items():
+        if words.get("readme"):
+            add(words, words["model"], figures(name, words))
+    for words in listed["published"]:
+        if words.get("readme"):
+            add(words, f"*published:* {words['system']}", published(words))
+    notes = "\\\n".join(f"{mark} {caveat}" for caveat, mark in marks.items())
+    return f"{table(['model', 'protocol', 'accuracy, %', 'UAR, %'], rows)}\n\n{notes}"
+
+
 def results() -> list[list[str]]:
     """Name, model, protocol, and accuracy, UAR and macro-F1 with their bounds, of all results."""
     return [
@@ -138,7 +124,7 @@ def results() -> list[list[str]]:
             name,
             words["model"],
             "; ".join(words[key] for key in ("protocol", "caveat") if key in words),
-            *(figure(name, rate, words.get("seeds", [])) for rate in scoring.RATES),
+            *figures(name, words, scoring.RATES),
         ]
         for name, words in settings()["measured"].items()
     ]
@@ -146,27 +132,23 @@ def results() -> list[list[str]]:
 
 def measured() -> str:
     """The table of all results."""
-    rows = []
-    for name, *cells in results():
-        run = read(name).run
-        link = f"[{name}](../results/{name})"
-        rows.append([link, *cells, minutes(run), gigabytes(run)])
+    rows = [
+        [f"[{name}](../results/{name})", *cells, *cost(read(name).run)]
+        for name, *cells in results()
+    ]
     head = ["result", "model", "protocol", "accuracy, %", "UAR, %", "macro-F1, %", "time", "memory"]
     return table(head, rows)
 
 
 def folds() -> str:
     """The accuracy of each result with several folds of several actors in each, in percent."""
-    scores = {
-        name: scoring.by_group(read(name).predictions, "fold") for name in settings()["measured"]
-    }
-    scores = {name: part for name, part in scores.items() if len(part) > 1 < part["actors"].min()}
-    most = max(map(len, scores.values()))
-    rows = [
-        [name, *(f"{100 * value:.1f}" for value in part["accuracy"]), *[""] * (most - len(part))]
-        for name, part in scores.items()
-    ]
-    return table(["result", *(f"fold {number}" for number in range(most))], rows)
+    scores = {}
+    for name in settings()["measured"]:
+        part = scoring.by_group(read(name).predictions, "fold")
+        if len(part) > 1 < part["actors"].min():
+            scores[name] = (100 * part["accuracy"]).map("{:.1f}".format)
+    cells = pd.DataFrame(scores).T.fillna("")
+    return table(["result", *(f"fold {number}" for number in cells)], cells.itertuples())
 
 
 def differences() -> str:
@@ -184,27 +166,20 @@ def differences() -> str:
 
 def protocols() -> str:
     """Accuracy and UAR of each model under each protocol, their bounds, and the command."""
-    rows = []
-    for protocol, names in settings()["protocols"].items():
+    listed, rows = settings(), []
+    for protocol, names in listed["protocols"].items():
         for name in names:
-            words, result = settings()["measured"][name], read(name)
-            cells = [figure(name, rate, words.get("seeds", [])) for rate in ("accuracy", "uar")]
-            rows.append([protocol, words["model"], *cells, f"`{result.run['command']}`"])
+            words, command = listed["measured"][name], read(name).run["command"]
+            rows.append([protocol, words["model"], *figures(name, words), f"`{command}`"])
     return table(["protocol", "model", "accuracy, %", "UAR, %", "command"], rows)
 
 
 def others() -> str:
     """The table of published figures."""
-    rows = [
-        [
-            words["system"],
-            words["protocol"],
-            *published(words),
-            words.get("source", ""),
-            words.get("caveat", ""),
-        ]
-        for words in settings()["published"]
-    ]
+    rows = []
+    for words in settings()["published"]:
+        source, caveat = words.get("source", ""), words.get("caveat", "")
+        rows.append([words["system"], words["protocol"], *published(words), source, caveat])
     return table(["system", "protocol", "accuracy, %", "UAR, %", "source", "caveat"], rows)
 
 
@@ -220,7 +195,7 @@ PARTS = {
 
 
 def filled(page: str) -> str:
-    """A page with its tables made anew."""
+    """A page with today's tables."""
     for name, make in PARTS.items():
         first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if first in page:

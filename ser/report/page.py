@@ -4,7 +4,7 @@ import base64
 import itertools
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,6 @@ SENTENCES = {
     "ravdess": ("Kids are talking by the door", "Dogs are sitting by the door"),
     "demo": ("sentence 1", "sentence 2"),
 }
-GROUPS = {"gender": "{}", "intensity": "{} intensity", "statement": "{}"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Model:
         title: in words.
         predictions: of the held-out clips, the same for all models, sorted by clip.
         protocol: how they came about, in one line.
-        run: what the model's run.json says; None: it brought none.
-        epochs: its learning curve, the columns of epochs.csv; None: it brought none.
+        run, epochs: its run.json and its learning curve, epochs.csv, if it has them.
     """
 
     title: str
@@ -56,8 +54,7 @@ class Results:
         corpus: the value of `corpus` in params.yaml.
         params: the text of params.yaml.
         models: by name.
-        audit: metrics/corpus.json.
-        by_emotion: metrics/corpus.csv.
+        audit, by_emotion: metrics/corpus.json and corpus.csv.
         measured: the ledger's results, see `ledger.results`.
         published: other people's figures, as results/tables.yaml has them.
     """
@@ -82,52 +79,31 @@ class Results:
         return corpus.table(first["clip"]).merge(first[["clip", "fold"]], on="clip")
 
 
-def figures_of(name: str, model: Model) -> dict[str, Any]:
+def figures_of(model: Model) -> dict[str, Any]:
     """The figures of a model and its confusion matrix, for the template."""
     predictions = model.predictions
     figures = scoring.summary(predictions) | scoring.bounded(predictions)
-    counts = scoring.per_actor_confusion(predictions).sum(axis=0)
-    rows = [
-        {
-            "emotion": emotion,
-            "clips": row.sum(),
-            "recall": row[index] / row.sum(),
-            "cells": [
-                {"emotion": heard, "clips": number, "percent": round(100 * number / row.sum())}
-                for heard, number in zip(corpus.EMOTIONS, row, strict=True)
-            ],
-        }
-        for index, (emotion, row) in enumerate(zip(corpus.EMOTIONS, counts, strict=True))
-        if row.sum()
-    ]
+    counts = pd.crosstab(predictions["actual"], predictions["predicted"])
+    emotions = [emotion for emotion in corpus.EMOTIONS if emotion in counts.index]
     return {
-        "name": name,
-        "title": model.title,
-        "clips": len(predictions),
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
         "log_loss": scoring.log_loss(predictions),
         "calibration_error": figures["ece"],
-        "confusion": rows,
-        "protocol": model.protocol,
+        "confusion": counts.reindex(index=emotions, columns=corpus.EMOTIONS, fill_value=0),
     }
 
 
-def pairs(models: list[Model]) -> list[dict[str, Any]]:
+def pairs(models: Iterable[Model]) -> list[dict[str, Any]]:
     """The differences of every two models on the same clips, for the template."""
     rows = []
     for second, first in itertools.combinations(models, 2):
-        figures = scoring.differences(first.predictions, second.predictions)
-        right, too = (
-            model.predictions["actual"] == model.predictions["predicted"]
-            for model in (first, second)
-        )
+        figures = scoring.compare(first.predictions, second.predictions)
         rows.append(
             {
+                **figures,
                 "title": f"{first.title} - {second.title}",
                 "accuracy": scoring.as_text(figures, "accuracy", "{:+.1f}"),
                 "uar": scoring.as_text(figures, "uar", "{:+.1f}"),
-                "only_first": (right & ~too).sum(),
-                "only_second": (too & ~right).sum(),
             }
         )
     return rows
@@ -135,15 +111,15 @@ def pairs(models: list[Model]) -> list[dict[str, Any]]:
 
 def groups(results: Results) -> list[dict[str, Any]]:
     """Accuracy and UAR of all models on the clips of each gender, intensity and sentence."""
-    rows = []
     scored = [
         scoring.by_kind(model.predictions).to_dict("records") for model in results.models.values()
     ]
+    rows = []
     for figures in zip(*scored, strict=True):
         kind, value = figures[0]["kind"], figures[0]["value"]
-        name = GROUPS[kind].format(value)
         if kind == "statement":
-            name = SENTENCES[results.corpus][value - 1]
+            value = SENTENCES[results.corpus][value - 1]
+        name = f"{value} intensity" if kind == "intensity" else value
         rows.append({"name": name, "clips": figures[0]["clips"], "figures": figures})
     return rows
 
@@ -193,20 +169,19 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
 
 def for_script(results: Results) -> dict[str, Any]:
     """The clips and the models' answers, for the page's script."""
-    columns = results.clips
+    emotions = list(corpus.EMOTIONS)
     return {
-        "emotions": corpus.EMOTIONS,
+        "emotions": emotions,
         "statements": SENTENCES[results.corpus],
         "quietest": clips.QUIETEST,
-        "clips": {name: columns[name].tolist() for name in columns},
+        "clips": results.clips.to_dict("list"),
         "models": [
             {
                 "name": name,
                 "title": model.title,
-                "predicted": model.predictions["predicted"].map(corpus.EMOTIONS.index).tolist(),
-                "permille": np.rint(1000 * model.predictions[list(corpus.EMOTIONS)])
+                "predicted": model.predictions["predicted"].map(emotions.index).tolist(),
+                "permille": np.rint(1000 * model.predictions[emotions].to_numpy())
                 .astype(int)
-                .to_numpy()
                 .tolist(),
             }
             for name, model in results.models.items()
@@ -246,8 +221,6 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
             *parallel.over(heard, paths, "report"), strict=True
         )
         embedded = {"sounds": "\n".join(encoded), "pictures": "\n".join(pictures)}
-    actors = sorted(set(data["clips"]["actor"]))
-    title = corpus.TITLES[results.corpus]
     shown = [
         {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
         for name, (title, text, chart) in drawn.items()
@@ -256,33 +229,20 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("page.html.jinja").render(
-        title=title,
-        leaky=results.leaky,
-        counts=f"{len(data['clips']['clip'])} held-out clips of {len(actors)} actors",
+        title=corpus.TITLES[results.corpus],
+        results=results,
         audio=bool(embedded),
-        synthetic=results.corpus == "demo",
-        sections=[
-            ("results", "Results"), ("confusion", "Confusion"),
-            *((chart["id"], chart["title"]) for chart in shown),
-            ("clips", "Clips"), ("corpus", "Corpus"), ("run", "Parameters, versions, device"),
-        ],
-        models=[figures_of(name, model) for name, model in results.models.items()],
-        measured=results.measured,
-        published=[
-            {**words, "figures": ledger.published(words)} for words in results.published
-        ],
-        pairs=pairs(list(results.models.values())),
+        models={name: vars(model) | figures_of(model) for name, model in results.models.items()},
+        published=[(words, ledger.published(words)) for words in results.published],
+        pairs=pairs(results.models.values()),
         groups=groups(results),
         emotions=corpus.EMOTIONS,
         charts=shown,
-        actors=actors,
-        corpus=results.audit,
-        by_emotion=results.by_emotion.to_dict("records"),
+        actors=sorted(set(data["clips"]["actor"])),
         runs=[machine(model) for model in results.models.values() if model.run],
         versions=", ".join([
             f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)
         ]),
-        params=results.params,
         quietest=-clips.QUIETEST,
         data=as_data(data),
         tables_js=as_data(read_package_file("html", "dt_bundle.js")),

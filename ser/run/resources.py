@@ -1,5 +1,5 @@
-"""What making a result took: seconds and memory, noted for the ledger of results, never in the
-result itself, which is to be the same bytes every time."""
+"""The cost of a result, seconds and memory, noted for the ledger of results, never in the result
+itself, which is to be the same bytes every time."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def peak_memory() -> int:
 
 
 def place(made: Path) -> Path:
-    """Where the note on a file lies: by its path and contents, so that no other result finds it,
+    """The path of the note on a file: by its path and contents, so that no other result finds it,
     beside TensorBoard's event files."""
     with made.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.sha256(made.as_posix().encode()))

@@ -251,8 +251,8 @@ class Encoder(nn.Module, abc.ABC):
 
     @property
     def not_pipeline(self) -> str | None:
-        """Why transformers' pipeline gives another answer for a saved model than this class; None
-        if it gives the same."""
+        """The reason for which transformers' pipeline gives another answer for a saved model than
+        this class; None if it gives the same."""
         if self.head is not None:
             return "it does not know a head that looks at all layers"
         return self.OTHER_PIPELINE
