@@ -97,20 +97,6 @@ def test_where_memory_runs_out_micro_batches_shrink(folder):
     assert torch.allclose(runs[0].norms, runs[1].norms, rtol=1e-3)
 
 
-def test_single_precision_is_not_cut_to_ten_bits(folder):
-    """As TF32 does, which would be off by 1e-4 here: nowhere in convolutions and products."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    workplace.training(folder)
-    generator = torch.Generator("cuda").manual_seed(0)
-    left, right = torch.randn(2, 512, 512, device="cuda", generator=generator)
-    convolve = torch.nn.functional.conv1d
-    products = left @ right, left.double() @ right.double()
-    convolved = [convolve(x[None], y[..., None])
-                 for x, y in ((left, right), (left.double(), right.double()))]  # fmt: skip
-    for found, exact in (products, convolved):
-        assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
-
-
 def test_frozen_features_are_those_of_a_cpu(folder):
     """What `w2v_features` and `embed` stored, against the same on the CPU."""
     with contextlib.chdir(folder):
