@@ -54,18 +54,25 @@ def test_resampling_keeps_pitch_level_and_length(tmp_path):
     assert np.std(middle) == pytest.approx(0.25 / np.sqrt(2), rel=0.01)
 
 
-def test_compressed_audio_is_read_too(tmp_path):
-    """And names in another encoding than UTF-8."""
-    with av.open(str(tmp_path / "tone.mp3"), "w", metadata_encoding="latin-1") as container:
+@pytest.mark.parametrize("name", ["tone.mp3", "video.mp4"])
+def test_compressed_audio_is_read_too(tmp_path, name):
+    """Also a video's, and with names in another encoding than UTF-8."""
+    with av.open(str(tmp_path / name), "w", metadata_encoding="latin-1") as container:
         container.metadata["title"] = "Öl"
+        if name == "video.mp4":
+            picture = container.add_stream("mpeg4", rate=10)
+            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuv420p"
         stream = container.add_stream("mp3", rate=44_100, layout="stereo")
+        if name == "video.mp4":
+            image = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux([*picture.encode(image), *picture.encode(None)])
         frame = av.AudioFrame.from_ndarray(
             np.stack([tone(rate=44_100)] * 2), format="s16p", layout="stereo"
         )
         frame.rate = 44_100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    samples = audio.decode(tmp_path / "tone.mp3") / 32768
+    samples = audio.decode(tmp_path / name) / 32768
     # 3 dB too loud would be 41 %
     assert np.std(samples[2000:6000]) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)
 

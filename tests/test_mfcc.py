@@ -8,7 +8,6 @@ import librosa
 import numpy as np
 import pandas as pd
 import pytest
-import scipy
 from conftest import ROOT
 from voices import clip
 

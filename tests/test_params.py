@@ -1,4 +1,4 @@
-"""What params.yaml may hold, and the one line that answers what it may not."""
+"""The values that params.yaml may hold, and the one line that answers all others."""
 
 import re
 

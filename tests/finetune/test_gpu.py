@@ -1,4 +1,4 @@
-"""On a CUDA device: what `pytest -m gpu` checks where there is one."""
+"""Fine-tuning on a CUDA device: `pytest -m gpu`, where there is one."""
 
 import contextlib
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_clips_are_on_the_device_if_they_fit(folder, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_step_does_not_wait_for_the_device(folder, monkeypatch, precision, stored):
-    """What the steps leave behind is fetched once, after the last."""
+    """Losses and norms of the steps are fetched once, after the last."""
     if not stored:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
     # The first step loads kernels.
@@ -98,7 +98,7 @@ def test_where_memory_runs_out_micro_batches_shrink(folder):
 
 
 def test_frozen_features_are_those_of_a_cpu(folder):
-    """What `w2v_features` and `embed` stored, against the same on the CPU."""
+    """The outputs of `w2v_features` and `embed`, against the same on the CPU."""
     with contextlib.chdir(folder):
         workplace.run(folder, "embed")
         stored = Clips(train.FEATURES)
