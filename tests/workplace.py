@@ -61,6 +61,18 @@ def make(
     return folder
 
 
+def with_a_head(folder: Path, architecture: str) -> Path:
+    """A folder with stored inputs for the head over all layers and all that can be random."""
+    whisper = architecture == "whisper"
+    make(
+        folder, weights=not whisper, whisper=whisper,
+        head="layers", head_probe=1e-2, head_dropout=0.2, speeds=[0.9, 1.0, 1.1],
+        label_smoothing=0.1, mask_feature_prob=0.1, mask_feature_length=2,
+    )  # fmt: skip
+    run(folder, "checkpoint", "w2v_features")
+    return folder
+
+
 def again(trained: Path, folder: Path, **changes: object) -> Path:
     """A copy of a folder in which fold 0 is not yet trained, with other params."""
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from feature_tables import EMOTIONS, clips, data, features, grid, out_of_fold, settings
+from feature_tables import EMOTIONS, clips, data, features, grid, out_of_fold, settings, write
 from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -171,22 +171,12 @@ def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
     np.testing.assert_array_equal(soft, 2 * np.rint(hard.decision_function(table)) - 7)
 
 
-def write_tables(folder, rows: pd.DataFrame, table: pd.DataFrame) -> None:
-    """data/folds.csv and data/mfcc.parquet, the latter in another order, as any order will do."""
-    folder.mkdir()
-    rows.to_csv(folder / "folds.csv", index=False)
-    stored = table.astype("float32")[::-1]
-    stored.insert(0, "clip", rows["clip"])
-    stored.attrs = DEFAULT.mfcc.model_dump()
-    stored.to_parquet(folder / "mfcc.parquet", index=False)
-
-
 def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_columns(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     rows, folder = clips(), tmp_path / "data"
-    write_tables(folder, rows, features(rows))
+    write(folder, rows, features(rows), DEFAULT.mfcc.model_dump())
     values = YAML().load(ROOT / "params.yaml")
     values["svm_train"].update({"C": [5], "inner_folds": 2})
     YAML().dump(values, tmp_path / "params.yaml")
@@ -224,7 +214,7 @@ def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_
 def test_tables_that_cannot_be_trained_on_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, path = clips(), tmp_path / "data" / "mfcc.parquet"
-    write_tables(tmp_path / "data", rows, features(rows))
+    write(tmp_path / "data", rows, features(rows), DEFAULT.mfcc.model_dump())
     assert crossval.read("data/mfcc.parquet", "mfcc").labels.tolist() == list(rows["emotion"])
     table = pd.read_parquet(path)
     unstated = table.copy()

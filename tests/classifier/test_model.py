@@ -52,14 +52,6 @@ def test_read_again_it_predicts_the_same_and_writes_the_same_bytes(tmp_path, ker
     assert again.probabilities(OTHERS[:0]).shape == (0, 8)
 
 
-def test_sharpness_is_that_of_the_softmax_the_labels_were_drawn_from():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(20_000, 3))
-    shares = np.exp(2.5 * scores) / np.exp(2.5 * scores).sum(axis=1, keepdims=True)
-    drawn = (shares.cumsum(axis=1) < rng.random((len(scores), 1))).sum(axis=1)
-    assert model.sharpness(scores, np.array(["a", "b", "c"])[drawn]) == pytest.approx(2.5, rel=0.1)
-
-
 class Votes(SVC):
     """scikit-learn's SVM with our votes."""
 

@@ -24,14 +24,9 @@ from ser.run.errors import UserError
 
 @pytest.fixture(scope="module", params=["wav2vec2", "whisper"])
 def folder(request, tmp_path_factory):
-    """Fold 0 fine-tuned under this head, with everything random that there is."""
-    whisper = request.param == "whisper"
-    place = workplace.make(
-        tmp_path_factory.mktemp(request.param), weights=not whisper, whisper=whisper,
-        head="layers", head_probe=1e-2, head_dropout=0.2, speeds=[0.9, 1.0, 1.1],
-        label_smoothing=0.1, mask_feature_prob=0.1, mask_feature_length=2,
-    )  # fmt: skip
-    workplace.run(place, "checkpoint", "w2v_features", "w2v_finetune 0")
+    """Fold 0 fine-tuned under this head."""
+    place = workplace.with_a_head(tmp_path_factory.mktemp(request.param), request.param)
+    workplace.run(place, "w2v_finetune 0")
     return place
 
 
@@ -172,8 +167,6 @@ def test_a_saved_model_without_its_head_is_refused(folder, tmp_path):
     encoder = trained.load(folder / "data/models/w2v/fold_0")
     model.mkdir()
     encoder.save(model)
-    again = trained.load(model).state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in encoder.state_dict().items())
     (model / "head.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="head.safetensors: does not load"):
         trained.load(model)

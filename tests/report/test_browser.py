@@ -180,13 +180,12 @@ def test_a_phone_scrolls_one_way_only(browser, results):
 
 def test_at_night_the_page_is_dark(browser, results):
     night = Opened(browser, results / "report/index.html", color_scheme="dark")
-    colours = night.page.evaluate(
-        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
-    )
-    ink, paper = ([int(part) for part in colour[4:-1].split(",")] for colour in colours)
-    assert sum(ink) > 600 and sum(paper) < 120
-    label = night.page.locator(".chart svg text").first
-    assert label.evaluate("text => getComputedStyle(text).fill") == colours[0]
+    body, label = night.page.locator("body"), night.page.locator(".chart svg text").first
+    ink = body.evaluate("body => getComputedStyle(body).color")
+    paper = body.evaluate("body => getComputedStyle(body).backgroundColor")
+    light, dark = (sum(map(int, colour[4:-1].split(","))) for colour in (ink, paper))
+    assert light > 600 and dark < 120
+    assert label.evaluate("text => getComputedStyle(text).fill") == ink
 
 
 @pytest.mark.parametrize(
