@@ -1,5 +1,7 @@
 """Small synthetic tables of features, for what is trained on such tables."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
@@ -49,6 +51,16 @@ def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:
     )
     names = [f"stat_mfcc{i:02}_mean" for i in range(10)] + [f"dct_mfcc{i:02}_1" for i in range(4)]
     return pd.DataFrame(10 + 3 * values, columns=names)
+
+
+def write(folder: Path, rows: pd.DataFrame, table: pd.DataFrame, made_by: dict) -> None:
+    """Write folds.csv and mfcc.parquet, the latter in another order, as any order will do."""
+    folder.mkdir()
+    rows.to_csv(folder / "folds.csv", index=False)
+    stored = table.astype("float32")[::-1]
+    stored.insert(0, "clip", rows["clip"])
+    stored.attrs = made_by
+    stored.to_parquet(folder / "mfcc.parquet", index=False)
 
 
 def data(rows: pd.DataFrame, table: pd.DataFrame | None = None) -> crossval.Data:

@@ -1,4 +1,4 @@
-"""Which modules of this project import which."""
+"""Imports among the modules of this project."""
 
 import ast
 from pathlib import Path

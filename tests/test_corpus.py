@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from ser import corpus, protocols
+from ser.corpora import ravdess
 from ser.run import errors
 from stages import split
 
-CLIPS = [
-    line.split()[1] for line in (ROOT / "ser" / "corpora" / "ravdess.md5").read_text().splitlines()
-]
+MANIFEST = ravdess.read_manifest(ravdess.MANIFEST)
+CLIPS = list(MANIFEST)
 
 
 def test_the_manifest_is_the_published_corpus():
@@ -20,6 +19,8 @@ def test_the_manifest_is_the_published_corpus():
         emotion: 96 if emotion == "neutral" else 192 for emotion in corpus.EMOTIONS
     }
     assert set(table.groupby("actor").size()) == {60}
+    assert len(set(MANIFEST.values())) == corpus.CLIPS - 1, "one pair of clips is the same"
+    assert all(name.startswith(f"Actor_{name[-6:-4]}/") for name in CLIPS)
 
 
 def test_name_of_a_clip():

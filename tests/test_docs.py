@@ -15,7 +15,7 @@ STAGES = {
 
 
 def holds(dep: str, module: str) -> bool:
-    """Whether a dep is a module, or a folder that it lies in."""
+    """True if a dep is a module, or a folder that it lies in."""
     return module == dep or module.startswith(f"{dep}/")
 
 

@@ -1,34 +1,27 @@
-"""What users hand in, damaged in all ways: a right result or one line, nothing else.
+"""Files that users hand in, damaged in all ways: a right result or one line, nothing else.
 
 A few examples of each by default; `--hypothesis-profile=thorough` tries a thousand."""
 
-import contextlib
 import copy
 import io
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 from conftest import ROOT
-from feature_tables import clips
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from commands import predict
 from ser import audio, mfcc, params, protocols
-from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
-from stages import svm_train
 
 pytestmark = pytest.mark.slow
 
 PARAMS = (ROOT / "params.yaml").read_bytes()
+SETTINGS = params.load(ROOT / "params.yaml").mfcc
 ODD = (
     None, True, 0, -1, 3, 10**6, 2**31, 2**63, 10**30, 0.5, 1e-320, 1e30, float("nan"),
     float("inf"), "", "x", "1", "é\n\x00", [], [0], [[]], ["x"], {}, {"x": 1}, {"0": {}},
@@ -36,7 +29,7 @@ ODD = (
 
 
 def answer(read: Callable, *arguments: object) -> object:
-    """What `read` returns; None if it refuses with one line, as `one_line` would print it."""
+    """The result of `read`; None if it refuses with one line, as `one_line` would print it."""
     try:
         return read(*arguments)
     except UserError as error:
@@ -51,16 +44,8 @@ def damaged(draw: st.DrawFn, content: bytes, upto: int | None = None) -> bytes:
     new = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, min(len(new), upto or len(new))))
-        match draw(st.sampled_from(("replace", "insert", "remove", "shorten"))):
-            case "replace":
-                other = draw(st.binary(min_size=1, max_size=4))
-                new[at : at + len(other)] = other
-            case "insert":
-                new[at:at] = draw(st.binary(min_size=1, max_size=8))
-            case "remove":
-                del new[at : at + draw(st.integers(1, 16))]
-            case "shorten":
-                del new[at:]
+        removed = draw(st.integers(0, 16) | st.just(len(new)))
+        new[at : at + removed] = draw(st.binary(max_size=8))
     return bytes(new)
 
 
@@ -130,51 +115,17 @@ OTHERS = [recording("FLAC"), recording("OGG"), recording("MP3"), recording("AIFF
 @given(content=st.sampled_from(WAVS).flatmap(lambda wav: damaged(wav, upto=64)))
 def test_wav_headers(home, content):
     (home / "clip.wav").write_bytes(content)
-    samples = answer(audio.decode, home / "clip.wav", 16000, 2.0)
-    if samples is not None:
-        assert samples.dtype == np.int16 and samples.ndim == 1 and 0 < len(samples) <= 32_100
     samples = answer(audio.read, home / "clip.wav")
     if samples is not None:
         assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples)
         assert np.isfinite(samples).all()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model on features of noise."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "data").mkdir()
-    rows, values = clips(), YAML().load(PARAMS)
-    rows.to_csv(folder / "data/folds.csv", index=False)
-    settings = params.load(ROOT / "params.yaml").mfcc
-    names = mfcc.feature_names(settings)
-    noise = np.random.default_rng(0).normal(size=(len(rows), len(names))).astype(np.float32)
-    table = pd.DataFrame(noise, columns=names).assign(clip=rows["clip"])
-    table.attrs = settings.model_dump()
-    table.to_parquet(folder / "data/mfcc.parquet", index=False)
-    few = {"kernel": ["logistic"], "C": [1.0], "gamma": [1.0], "blocks": [{"dct": 1.0}]}
-    values["svm_train"].update(few)
-    YAML().dump(values, folder / "params.yaml")
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        svm_train.main()
-    return folder / "data/models/svm"
-
-
 @given(content=st.sampled_from([*WAVS, *OTHERS]).flatmap(damaged))
-def test_files_to_predict(home, model, content):
-    """Probabilities, or why there are none, in one line."""
+def test_recordings(home, content):
+    """Samples of which features can be computed, or the reason why there are none."""
     (home / "any").write_bytes(content)
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        contextlib.suppress(SystemExit),
-    ):
-        patch.setattr(sys, "argv", ["fuzz", "--json", "--model", str(model), str(home / "any")])
-        predict.main()
-    assert len([*out.getvalue().splitlines(), *err.getvalue().splitlines()]) == 1
-    if out.getvalue():
-        probabilities = json.loads(out.getvalue())["probabilities"]
-        assert list(probabilities) == list(EMOTIONS)
-        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+    samples = answer(audio.decode, home / "any", 16000, 2.0)
+    if samples is not None:
+        assert samples.dtype == np.int16 and samples.ndim == 1 and 0 < len(samples) <= 32_100
+        assert np.isfinite(mfcc.describe(samples / np.float32(32768), SETTINGS)).all()

@@ -8,7 +8,6 @@ import librosa
 import numpy as np
 import pandas as pd
 import pytest
-import scipy
 from conftest import ROOT
 from voices import clip
 
@@ -71,31 +70,6 @@ def test_table_names_what_it_holds(clips):
     assert dict(row[list(expected)]) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_longer_vocal_tract_moves_the_features_less_than_without_warps(tmp_path):
-    """The purpose of `warps`, on the same clip with its spectrum shifted by a tenth."""
-    samples = audio.read(clip(tmp_path / "a.wav"))
-    longer = np.interp(
-        np.arange(0, len(samples) - 1, 0.9), np.arange(len(samples)), samples
-    ).astype(np.float32)
-
-    def moved(chosen):
-        one, other = (
-            mfcc.coefficients(sound, chosen).mean(axis=1)[1:] for sound in (samples, longer)
-        )
-        return np.linalg.norm(one - other) / np.linalg.norm(one)
-
-    assert moved(DEFAULT) < moved(settings(warps=[1.0]))
-
-
-def test_log_covariance_is_the_matrix_logarithm():
-    tracks = np.random.default_rng(0).normal(size=(6, 6)) @ np.random.default_rng(1).normal(
-        size=(6, 500)
-    )
-    ridge = mfcc.RIDGE * np.cov(tracks).trace() / 6 * np.eye(6)
-    expected = scipy.linalg.logm(np.cov(tracks) + ridge)[np.triu_indices(6)]
-    np.testing.assert_allclose(mfcc.log_covariance(tracks), expected, atol=1e-9)
-
-
 ODD = {
     "silence": np.zeros(16_000), "constant": np.full(16_000, 8_000), "short": np.full(600, 100),
     "click": np.r_[np.zeros(8_000), 20_000, np.zeros(8_000)],
@@ -125,8 +99,8 @@ def test_stage_writes_the_same_table_and_names_the_file_that_it_cannot_read(
     pd.testing.assert_frame_equal(stored, expected, check_exact=True)
     assert stored.attrs == expected.attrs
 
-    made = output.read_bytes()
+    before = output.read_bytes()
     paths[2].write_text("no sound")
     with pytest.raises(SystemExit, match=f"mfcc: {paths[2]}: not a WAV file"):
         stage.main()
-    assert output.read_bytes() == made
+    assert output.read_bytes() == before

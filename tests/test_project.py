@@ -1,4 +1,4 @@
-"""What people expect of an open project: declared packages, one version, commands that work."""
+"""The habits of an open project: declared packages, one version, commands that work."""
 
 import ast
 import re

@@ -27,13 +27,8 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
     project.run(sys.executable, REAL_CORPUS / "unpack", archive)
 
     output = project.run("dvc", "repro", "evaluate@svm", RAVDESS_ARCHIVE=str(archive)).stdout
-    assert set(re.findall("Running stage '(.+?)'", output)) >= {
-        "download",
-        "resample",
-        "split",
-        "mfcc",
-        "svm_train",
-    }
+    stages = {"download", "resample", "split", "mfcc", "svm_train"}
+    assert stages <= set(re.findall("Running stage '(.+?)'", output))
     produced = outputs((project.path / "dvc.lock").read_text())
     # Integers are the same on every machine, of floating point the last digits are not.
     for path in ("data/raw", "data/audio", "data/folds.csv", "metrics/corpus.json"):

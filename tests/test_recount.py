@@ -1,5 +1,5 @@
 """Every number of `metrics/` and `results/`, counted anew from the predictions with pandas,
-scikit-learn and SciPy alone: nothing here comes from the project's own code."""
+scikit-learn and SciPy alone."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics
+
+from ser import scoring
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/predictions.csv"))
@@ -28,13 +30,14 @@ RATES = {
     "macro_f1": lambda table: over_emotions(metrics.f1_score, table),
 }
 AS_WRITTEN = 6e-5  # four decimals
+PAIR = ("svm", "whisper-tiny.en-probe")
 
 
-def bounds(table: pd.DataFrame, name: str) -> tuple[float, float]:
+def bounds(table: pd.DataFrame, figure: Callable) -> tuple[float, float]:
     """A t interval over the actors' jackknife pseudo-values."""
-    actors, all_of_them = sorted(set(table["actor"])), RATES[name](table)
+    actors, all_of_them = sorted(set(table["actor"])), figure(table)
     pseudo = [
-        len(actors) * all_of_them - (len(actors) - 1) * RATES[name](table[table["actor"] != actor])
+        len(actors) * all_of_them - (len(actors) - 1) * figure(table[table["actor"] != actor])
         for actor in actors
     ]
     return stats.t.interval(0.95, len(actors) - 1, all_of_them, stats.sem(pseudo))
@@ -60,12 +63,28 @@ def test_figures(folder):
     written = json.loads((folder / "metrics.json").read_text())
     counted = {name: each(table) for name, each in RATES.items()}
     for name in ("accuracy", "uar"):
-        low, high = bounds(table, name)
+        low, high = bounds(table, RATES[name])
         counted |= {f"{name}_low": max(low, 0), f"{name}_high": min(high, 1)}
     counted["ece"] = confidence_less_accuracy(table)
     assert counted == pytest.approx(written, abs=AS_WRITTEN)
+    # the predictions are rounded, too
+    assert scoring.summary(table) == pytest.approx(written, abs=2e-4)
     named = np.array(table.columns[5:13])[table.iloc[:, 5:13].to_numpy().argmax(axis=1)]
     assert (named == table["predicted"]).mean() > 0.999  # ties of the last decimal
+
+
+def test_differences():
+    """Of two models on the same clips: paired over actors."""
+    svm, probe = (pd.read_csv(ROOT / "results" / name / "predictions.csv") for name in PAIR)
+    figures, both = scoring.differences(probe, svm), probe.assign(other=svm["predicted"])
+    for name, rate in RATES.items():
+
+        def difference(rows: pd.DataFrame, rate: Callable = rate) -> float:
+            return rate(rows) - rate(rows.assign(predicted=rows["other"]))
+
+        low, high = bounds(both, difference)
+        counted = {name: difference(both), f"{name}_low": low, f"{name}_high": high}
+        assert {key: figures[key] for key in counted} == pytest.approx(counted)
 
 
 # By table in metrics/svm/: what a row of it is of, from the predictions and the clips' names.

@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import importlib
+import io
+import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +61,18 @@ def make(
     return folder
 
 
+def with_a_head(folder: Path, architecture: str) -> Path:
+    """A folder with stored inputs for the head over all layers and all that can be random."""
+    whisper = architecture == "whisper"
+    make(
+        folder, weights=not whisper, whisper=whisper,
+        head="layers", head_probe=1e-2, head_dropout=0.2, speeds=[0.9, 1.0, 1.1],
+        label_smoothing=0.1, mask_feature_prob=0.1, mask_feature_length=2,
+    )  # fmt: skip
+    run(folder, "checkpoint", "w2v_features")
+    return folder
+
+
 def again(trained: Path, folder: Path, **changes: object) -> Path:
     """A copy of a folder in which fold 0 is not yet trained, with other params."""
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
@@ -87,6 +102,32 @@ def run(folder: Path, *commands: str) -> None:
             patch.setattr(sys, "argv", [name, *arguments])
             patch.setattr(config_args, "default_config_file", "/nowhere")
             importlib.import_module(name if "." in name else f"stages.{name}").main()
+
+
+def outcome(folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """Run a command like `commands.predict` in `folder`, in this process, whatever its exit code;
+    its stdout and stderr are kept as text."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:
+            importlib.import_module(name).main()
+        except SystemExit as end:
+            code = 1 if isinstance(end.code, str) else end.code or 0
+            err.write(f"{end.code}\n" if isinstance(end.code, str) else "")
+    return subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
+
+
+def answers(folder: Path, model: str | Path, *paths: str | Path) -> list[dict[str, float]]:
+    """The probabilities that `predict` prints for each clip."""
+    done = outcome(folder, "commands.predict", "--json", "--model", model, *paths)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
 
 
 def training(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from feature_tables import EMOTIONS, clips, data, features, grid, out_of_fold, settings
+from feature_tables import EMOTIONS, clips, data, features, grid, out_of_fold, settings, write
 from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -81,8 +81,8 @@ def test_scores_are_those_of_scikit_learn():
     rows = clips()
     table, labels = features(rows), rows["emotion"].to_numpy(dtype=str)
     train, test = crossval.inner_splits(labels, rows["actor"].to_numpy(), 3)[0]
-    candidates = grid(settings(C=[10.0]), table)
-    assert len(candidates) == 2 * (1 + 1 + 2 + 2)
+    candidates = grid(settings(), table)
+    assert len(candidates) == 2 * 2 * (1 + 1 + 2 + 2)
     every = crossval.candidate_scores(table, labels, train, test, candidates)
     for candidate, scores in zip(candidates, every, strict=True):
         blocks = [model.block_columns(block, table) for block in candidate["blocks"]]
@@ -94,19 +94,6 @@ def test_scores_are_those_of_scikit_learn():
         # libsvm's own tolerance is 1e-3
         np.testing.assert_allclose(scores, expected, atol=2e-3 if svm else 1e-4)
         assert (scores.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98
-
-
-def test_costs_in_any_order_give_the_same_logistic_regression():
-    """Each starts from the solution of the one before, and arrives all the same."""
-    rows = clips()
-    labels = rows["emotion"].to_numpy(dtype=str)
-    values = StandardScaler().fit_transform(features(rows))
-    kernel = kernels.products(values, values)
-    upwards = list(kernels.fit("logistic", kernel, labels, [1.0, 10.0, 100.0]))
-    downwards = list(kernels.fit("logistic", kernel, labels, [100.0, 10.0, 1.0]))[::-1]
-    for (one, _), (other, _) in zip(upwards, downwards, strict=True):
-        np.testing.assert_allclose(kernel @ one.T, kernel @ other.T, atol=5e-3)
-    assert not np.allclose(kernel @ upwards[0][0].T, kernel @ upwards[1][0].T, atol=0.3)
 
 
 def test_held_out_actors_change_neither_choice_nor_scaler_nor_calibration_nor_model():
@@ -123,22 +110,6 @@ def test_held_out_actors_change_neither_choice_nor_scaler_nor_calibration_nor_mo
     # and the test can fail: a training actor's features do change them
     noise[training] = table[training] + np.where(rows[training]["actor"] == 1, 5.0, 0.0)[:, None]
     assert not same(one_fold(1, data(rows, noise), chosen)[0], honest)
-
-
-@pytest.mark.slow
-def test_labels_permuted_within_actor_are_predicted_at_chance():
-    rows, chosen = clips(), settings(C=[10.0], gamma=[0.3], kernel=["rbf_mean", "logistic"])
-    assert accuracy(data(rows), chosen) > 0.6
-    rng, right = np.random.default_rng(0), []
-    for _ in range(5):
-        permuted = rows.assign(
-            emotion=rows.groupby("actor")["emotion"].transform(
-                lambda own: rng.permutation(own.to_numpy())
-            )
-        )
-        right.append(accuracy(data(permuted, features(rows)), chosen))
-    # about three standard errors of 5 x 192 clips
-    assert np.mean(right) == pytest.approx(1 / 8, abs=0.04)
 
 
 @pytest.mark.parametrize("kernel", ["logistic", "rbf"])
@@ -190,22 +161,6 @@ def test_blocks_that_the_table_has_not_are_left_out():
         grid(settings(blocks=[{"cov": 1.0}]), table)
 
 
-def test_kernels_by_hand():
-    left, right = np.array([[0.0, 0.0, 2.0]]), np.array([[2.0, 0.0, 4.0], [0.0, 0.0, 2.0]])
-    # Squared distances in the blocks of two and one features, over twice their number: 1 and 2 to
-    # the first row, none to the second; products 0 and 4, 0 and 2.
-    blocks = [[rows[:, :2], rows[:, 2:]] for rows in (left, right)]
-    expected = {
-        "rbf": [[np.exp(-0.5 * (3 * 1 + 1 * 2) / 4), 1]],
-        "rbf_mean": [[(3 * np.exp(-0.5) + np.exp(-1)) / 4, 1]],
-        "linear": [[4 / 4, 2 / 4]],
-        "logistic": [[4 / 4, 2 / 4]],
-    }
-    for kind, values in expected.items():
-        kernel = kernels.kernel_matrix(kind, *blocks, [3.0, 1.0], 0.5)
-        np.testing.assert_allclose(kernel, values, atol=1e-12)
-
-
 def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
     rows = clips()
     table, labels = features(rows), rows["emotion"].to_numpy(dtype=str)
@@ -216,22 +171,12 @@ def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
     np.testing.assert_array_equal(soft, 2 * np.rint(hard.decision_function(table)) - 7)
 
 
-def write_tables(folder, rows: pd.DataFrame, table: pd.DataFrame) -> None:
-    """data/folds.csv and data/mfcc.parquet, the latter in another order, as any order will do."""
-    folder.mkdir()
-    rows.to_csv(folder / "folds.csv", index=False)
-    stored = table.astype("float32")[::-1]
-    stored.insert(0, "clip", rows["clip"])
-    stored.attrs = DEFAULT.mfcc.model_dump()
-    stored.to_parquet(folder / "mfcc.parquet", index=False)
-
-
 def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_columns(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     rows, folder = clips(), tmp_path / "data"
-    write_tables(folder, rows, features(rows))
+    write(folder, rows, features(rows), DEFAULT.mfcc.model_dump())
     values = YAML().load(ROOT / "params.yaml")
     values["svm_train"].update({"C": [5], "inner_folds": 2})
     YAML().dump(values, tmp_path / "params.yaml")
@@ -269,7 +214,7 @@ def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_
 def test_tables_that_cannot_be_trained_on_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, path = clips(), tmp_path / "data" / "mfcc.parquet"
-    write_tables(tmp_path / "data", rows, features(rows))
+    write(tmp_path / "data", rows, features(rows), DEFAULT.mfcc.model_dump())
     assert crossval.read("data/mfcc.parquet", "mfcc").labels.tolist() == list(rows["emotion"])
     table = pd.read_parquet(path)
     unstated = table.copy()

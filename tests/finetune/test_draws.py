@@ -61,11 +61,3 @@ def test_what_a_clip_gets_does_not_depend_on_its_batch():
         )
         assert torch.equal(alone[0](values[:1, 0])[0], together[2][row])
         assert not together[1][row, length:].any()
-
-
-def test_specaugment_hides_its_share():
-    _, drawn = begin(list(range(200)), [100] * 200)
-    hidden = drawn.spans(torch.full((200,), 100), 0.2, 10, 0)
-    # Two spans of ten that may overlap.
-    assert hidden.float().mean().item() == pytest.approx(0.19, abs=0.02)
-    assert hidden.float().mean(0)[10:90].min() > 0.1

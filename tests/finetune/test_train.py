@@ -90,14 +90,9 @@ def test_schedules():
     assert course("wsd", 1.0)[10:] == [1] * 90
 
 
-def copy(trained: Path, folder: Path) -> Path:
-    """A copy of the folder without its results."""
-    return shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("w2v", "runs"))
-
-
 @pytest.mark.parametrize("lost", ["data/folds.csv", "data/features"])
 def test_folds_of_other_clips_than_the_stored_ones_are_refused(trained, tmp_path, lost):
-    folder = copy(trained, tmp_path / "again")
+    folder = workplace.again(trained, tmp_path / "again")
     clip = pd.read_csv(folder / "data/folds.csv")["clip"][0]
     if lost == "data/folds.csv":
         pd.read_csv(folder / lost)[1:].to_csv(folder / lost, index=False)
@@ -191,7 +186,7 @@ class TestSavedState:
             return train.state_file(settings, 0, device.make_accelerator(settings.precision)).name
 
     def test_its_name_stands_for_what_makes_the_numbers_and_nothing_else(self, trained, tmp_path):
-        folder = copy(trained, tmp_path / "again")
+        folder = workplace.again(trained, tmp_path / "again")
         name = self.name(folder)
         advice = {"folds": [0], "checkpoint": "elsewhere", "revision": "main", "corpus": "demo"}
         assert self.name(folder, **advice) == name
@@ -237,7 +232,7 @@ def test_a_full_disk_for_tensorboard_is_raised_once(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
-    folder = copy(trained, tmp_path / "killed")
+    folder = workplace.again(trained, tmp_path / "killed")
     # As `dvc exp run --temp` does: a work tree that is lost after a failure.
     work = folder / ".dvc/tmp/exps/standalone/x"
     states = folder / ".checkpoints"

@@ -1,4 +1,4 @@
-"""The page in a real browser, without a network: what people do with it works."""
+"""The page in a real browser, without a network: all that people do with it works."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results and their page."""
-    folder = made_up.make(tmp_path_factory.mktemp("made"))
+    folder = made_up.make(tmp_path_factory.mktemp("results"))
     write(folder)
     return folder
 
@@ -63,29 +63,27 @@ class Opened:
 
 
 @pytest.fixture
-def opened(browser: Browser, made: Path) -> Iterator[Opened]:
-    opened = Opened(browser, made / "report/index.html")
-    yield opened
-    opened.page.close()
+def opened(browser: Browser, results: Path) -> Opened:
+    return Opened(browser, results / "report/index.html")
 
 
-def predictions(made: Path, model: str) -> pd.DataFrame:
-    table = pd.read_csv(made / f"data/predictions/{model}/predictions.csv")
+def predictions(results: Path, model: str) -> pd.DataFrame:
+    table = pd.read_csv(results / f"data/predictions/{model}/predictions.csv")
     return table.assign(right=table["actual"] == table["predicted"])
 
 
-def test_it_opens_without_a_request_or_a_complaint(opened, made):
+def test_it_opens_without_a_request_or_a_complaint(opened, results):
     opened.page.locator("#table audio").first.scroll_into_view_if_needed()
     elsewhere = [url for url in opened.requests if not url.startswith(("blob:", "data:"))]
-    assert elsewhere == [f"file://{made / 'report/index.html'}"]
+    assert elsewhere == [f"file://{results / 'report/index.html'}"]
     assert opened.complaints == []
     assert opened.count == 96
     assert opened.page.locator("#table audio").count() == 20
     assert opened.page.locator(".chart svg").count() == 4
 
 
-def test_filters_let_through_what_they_say(opened, made):
-    svm, probe = predictions(made, "svm"), predictions(made, "probe")
+def test_filters_let_their_clips_through(opened, results):
+    svm, probe = predictions(results, "svm"), predictions(results, "probe")
     opened.choose(model="probe", verdict="wrong")
     assert opened.count == (~probe["right"]).sum() > 0
     opened.choose(emotion="sad")
@@ -120,7 +118,7 @@ def test_order_by_a_column_and_by_confidence(opened):
     assert shown == sorted(shown, reverse=True) and shown[0] > shown[-1]
 
 
-def test_a_cell_leads_to_its_clips_and_a_link_to_the_same(opened, browser, made):
+def test_a_cell_leads_to_its_clips_and_a_link_to_the_same(opened, browser, results):
     cell = opened.page.locator(".confusion a[href*='model=probe']").nth(3)
     clips = int(cell.inner_text())
     cell.click()
@@ -130,10 +128,9 @@ def test_a_cell_leads_to_its_clips_and_a_link_to_the_same(opened, browser, made)
     address = opened.page.url
     assert "model=probe" in address and "order=unsure" in address
     names = opened.cells(1)
-    again = Opened(browser, made / "report/index.html", "#" + address.partition("#")[2])
+    again = Opened(browser, results / "report/index.html", "#" + address.partition("#")[2])
     assert again.count == clips and again.cells(1) == names
     assert again.page.locator("[name=model]").input_value() == "probe"
-    again.page.close()
 
 
 def test_a_mark_of_a_chart_leads_to_its_clips(opened):
@@ -170,8 +167,8 @@ def test_the_keyboard_alone_will_do(opened):
     opened.page.wait_for_function("() => document.activeElement.currentTime > 0")
 
 
-def test_a_phone_scrolls_one_way_only(browser, made):
-    phone = Opened(browser, made / "report/index.html", viewport={"width": 390, "height": 800})
+def test_a_phone_scrolls_one_way_only(browser, results):
+    phone = Opened(browser, results / "report/index.html", viewport={"width": 390, "height": 800})
     assert phone.page.evaluate("document.documentElement.scrollWidth") == 390
     row = phone.page.locator("#table tbody tr").first
     assert row.bounding_box()["width"] <= 390
@@ -179,19 +176,16 @@ def test_a_phone_scrolls_one_way_only(browser, made):
         "row => [...row.cells].map(cell => getComputedStyle(cell, '::before').content"
         ".replaceAll('\"', '') + cell.textContent).join(' ')"
     )
-    phone.page.close()
 
 
-def test_at_night_the_page_is_dark(browser, made):
-    night = Opened(browser, made / "report/index.html", color_scheme="dark")
-    colours = night.page.evaluate(
-        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
-    )
-    ink, paper = ([int(part) for part in colour[4:-1].split(",")] for colour in colours)
-    assert sum(ink) > 600 and sum(paper) < 120
-    label = night.page.locator(".chart svg text").first
-    assert label.evaluate("text => getComputedStyle(text).fill") == colours[0]
-    night.page.close()
+def test_at_night_the_page_is_dark(browser, results):
+    night = Opened(browser, results / "report/index.html", color_scheme="dark")
+    body, label = night.page.locator("body"), night.page.locator(".chart svg text").first
+    ink = body.evaluate("body => getComputedStyle(body).color")
+    paper = body.evaluate("body => getComputedStyle(body).backgroundColor")
+    light, dark = (sum(map(int, colour[4:-1].split(","))) for colour in (ink, paper))
+    assert light > 600 and dark < 120
+    assert label.evaluate("text => getComputedStyle(text).fill") == ink
 
 
 @pytest.mark.parametrize(
@@ -199,8 +193,8 @@ def test_at_night_the_page_is_dark(browser, made):
     [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 800}}],
     ids=["desktop", "dark", "phone"],
 )
-def test_axe_has_nothing_serious_against_it(browser, made, screen):
-    opened = Opened(browser, made / "report/index.html", **screen)
+def test_axe_has_nothing_serious_against_it(browser, results, screen):
+    opened = Opened(browser, results / "report/index.html", **screen)
     answer = Axe().run(opened.page).response
     assert len(answer["passes"]) > 20
     serious = [
@@ -209,4 +203,3 @@ def test_axe_has_nothing_serious_against_it(browser, made, screen):
         if problem["impact"] in ("serious", "critical")
     ]
     assert not serious
-    opened.page.close()

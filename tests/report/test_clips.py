@@ -1,4 +1,4 @@
-"""What is shown of a clip: where a tone lies in its spectrogram, and how loud it is."""
+"""The picture of a clip: where a tone lies in its spectrogram, and how loud it is."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The ledger of results: what is recorded, the tables made of it, and that the pages hold these."""
+"""The ledger of results: its records, the tables of them, and the pages that hold these."""
 
 import json
 import shlex
@@ -36,10 +36,9 @@ def test_each_result_is_in_the_tables_and_the_default_is_the_committed_one():
     words = ledger.settings() if (ROOT / "results").exists() else {}
     seeds = [seed for row in words["measured"].values() for seed in row.get("seeds", [])]
     assert sorted([*words["measured"], *seeds]) == NAMES
-    committed = (ROOT / "metrics" / "svm.json").read_text()
-    assert json.loads((ROOT / "results" / "svm" / "metrics.json").read_text()) == json.loads(
-        committed
-    )
+    files = (ROOT / "results" / "svm" / "metrics.json", ROOT / "metrics" / "svm.json")
+    recorded, committed = (json.loads(file.read_text()) for file in files)
+    assert recorded == committed
 
 
 def test_several_seeds_are_their_mean_and_deviation(tmp_path, monkeypatch):
@@ -65,9 +64,10 @@ def test_record_keeps_what_was_run_and_refuses_what_was_not(clone):
     folder = clone.path / "results" / "tried-svm"
     assert json.loads((folder / "metrics.json").read_text()) == figures
     assert "SYNTHETIC" in (folder / "protocol.txt").read_text()
-    made = pd.read_csv(clone.path / "data/predictions/svm/predictions.csv")
+    written = pd.read_csv(clone.path / "data/predictions/svm/predictions.csv")
     kept = pd.read_csv(folder / "predictions.csv")
-    pd.testing.assert_frame_equal(kept, made[made["fold"] < 2].reset_index(drop=True), atol=1e-6)
+    expected = written[written["fold"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, expected, atol=1e-6)
     run = json.loads((folder / "run.json").read_text())
     assert run["command"] == "dvc repro evaluate@svm"
     assert run["checkpoint"] is None

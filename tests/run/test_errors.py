@@ -1,4 +1,4 @@
-"""What is one line, and what keeps its traceback."""
+"""Mistakes that are one line, and bugs that keep their traceback."""
 
 import subprocess
 import sys

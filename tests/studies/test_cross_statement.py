@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from feature_tables import clips as table_of_clips
-from feature_tables import features
+from feature_tables import features, write
 from ruamel.yaml import YAML
 
 from ser.run import errors
@@ -46,11 +46,7 @@ def test_text_that_features_match_costs_accuracy_on_the_other_statement(
     table = features(rows, speaker=0)
     second = (rows["statement"] == 2).to_numpy()
     table[second] = features(rows, seed=1, speaker=0)[second]
-    table.insert(0, "clip", rows["clip"])
-    table.attrs = {"n_mfcc": 10}
-    Path("data").mkdir()
-    rows.to_csv("data/folds.csv", index=False)
-    table.to_parquet("data/mfcc.parquet", index=False)
+    write(Path("data"), rows, table, {"n_mfcc": 10})
     few = {"kernel": ["rbf"], "C": [10.0], "gamma": [1.0], "inner_folds": 2}
     values = YAML().load(ROOT / "params.yaml")
     values["svm_train"].update(few)
