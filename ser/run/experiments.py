@@ -1,4 +1,4 @@
-"""What a command needs that runs DVC and git."""
+"""The environment and the calls of commands that run DVC and git."""
 
 import os
 import subprocess

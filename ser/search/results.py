@@ -1,4 +1,4 @@
-"""What the choices of a search are worth on the outer folds, which nothing has looked at before."""
+"""The worth of a search's choices on the outer folds, which nothing has looked at before."""
 
 import json
 import shlex

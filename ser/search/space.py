@@ -138,7 +138,7 @@ def put(values: dict, point: Point) -> dict:
 
 
 def current(values: dict, space: Space) -> dict[str, Any]:
-    """What params.yaml says now, as Optuna would draw it.
+    """The values in params.yaml, as Optuna would draw them.
 
     Raises:
         UserError: it lies outside the space.
