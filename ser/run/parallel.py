@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ import joblib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from ser.run import signals
 from ser.run.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +62,10 @@ def streamed(
         tqdm(total=len(items), desc=desc, unit=unit, mininterval=1, disable=desc is None) as bar,
     ):
         size = min(largest, max(1, len(items) // (4 * cores)))
-        futures = deque(submit(items[at : at + size]) for at in range(0, len(items), size))
+        with signals.caught() as caught:  # an interrupted submit would leave its lock locked
+            futures = deque(submit(items[at : at + size]) for at in range(0, len(items), size))
+        if caught:
+            signal.raise_signal(caught[0])
         while futures:
             for result in futures.popleft().result():
                 bar.update()

@@ -3,6 +3,7 @@
 torch's own launcher starts them and watches over them. What is ours is what a user sees: one line.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate.commands.config import config_args
 from accelerate.commands.config.config_args import ClusterConfig
@@ -23,14 +25,32 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ser.run.errors import Stopped, UserError
 
 GRACE = 120  # seconds in which a group that is told to stop has to finish its step and save
-PARENT = os.getppid()
+SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish"}  # DVC runs `cmd` in one, which may stay
+
+
+def waiting() -> list[psutil.Process]:
+    """The process that waits for this one, and the shells between them."""
+    parents = psutil.Process().parents()
+    shells = list(itertools.takewhile(lambda parent: parent.name() in SHELLS, parents))
+    return parents[: len(shells) + 1]
+
+
+WAITING = waiting()
 
 
 def orphaned() -> bool:
     """Tell whether the launcher of this process, or DVC as that of a stage, has been killed: nobody
     waits for the result, and a second run may start."""
     watched = "LOCAL_RANK" in os.environ or "DVC_STAGE" in os.environ
-    return watched and os.getppid() != PARENT
+    return watched and any(map(ended, WAITING))
+
+
+def ended(process: psutil.Process) -> bool:
+    """Tell whether a process has ended, even if its parent has not yet taken notice."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def configured() -> ClusterConfig | None:
