@@ -54,6 +54,27 @@ def test_resampling_keeps_pitch_level_and_length(tmp_path):
     assert np.std(middle) == pytest.approx(0.25 / np.sqrt(2), rel=0.01)
 
 
+@pytest.mark.parametrize("offset", [0.001, 0.01, -0.2])
+def test_an_offset_makes_no_difference(tmp_path, offset):
+    wave = tone() / 32768
+    for name, samples in {"plain": wave, "offset": wave + offset}.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, 48_000, subtype="FLOAT")
+    plain, shifted = (
+        audio.decode(tmp_path / f"{name}.wav").astype(int) for name in ("plain", "offset")
+    )
+    # The resampler meets the offset as a step at both ends.
+    assert np.abs(plain - shifted)[200:-200].max() <= 1
+
+
+@pytest.mark.parametrize("channels", [6, 8, 24])
+def test_channels_are_averaged_however_many(tmp_path, channels):
+    waves = np.stack([tone(level=0.01 * (number + 1)) for number in range(channels)], axis=1)
+    soundfile.write(tmp_path / "many.wav", waves, 48_000)
+    soundfile.write(tmp_path / "one.wav", waves.mean(1).round().astype(np.int16), 48_000)
+    many, one = (audio.decode(tmp_path / f"{name}.wav").astype(int) for name in ("many", "one"))
+    assert np.abs(many - one).max() <= 1
+
+
 @pytest.mark.parametrize("name", ["tone.mp3", "video.mp4"])
 def test_compressed_audio_is_read_too(tmp_path, name):
     """Also a video's, and with names in another encoding than UTF-8."""

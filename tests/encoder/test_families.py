@@ -193,6 +193,23 @@ def test_spec_augment_hides_what_transformers_would(tmp_path, architecture, what
     assert torch.equal(encoder.eval().hide(hidden), hidden)
 
 
+@pytest.mark.parametrize("write", [write_checkpoint, write_whisper])
+def test_spec_augment_hides_the_share_that_it_is_told(tmp_path, write):
+    """Of short clips too: transformers' two spans at the least would be a fifth of these."""
+    for share in (1e-6, 0.05, 0.1):
+        encoder = regularised(write(tmp_path / f"{share}"), mask_time_prob=share)
+        drawn = []
+        for start in range(0, 400, 8):
+            numbers = range(start, start + 8)
+            encoder.draws.begin(
+                [np.random.default_rng(number) for number in numbers],
+                torch.full((8,), 100),
+                torch.device("cpu"),
+            )
+            drawn.append(encoder.hidden_frames(torch.full((8,), 100)))
+        assert torch.cat(drawn).float().mean().item() == pytest.approx(share, abs=0.012)
+
+
 @torch.inference_mode()
 def test_spec_augment_of_whisper(tmp_path):
     """Spans of 20 ms frames and of mels become zero, inside each clip; nothing in eval mode."""

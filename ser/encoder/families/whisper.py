@@ -64,8 +64,10 @@ class Whisper(Encoder):
             "apply_spec_augment": settings.mask_time_prob + settings.mask_feature_prob > 0,
             "mask_time_prob": settings.mask_time_prob,
             "mask_time_length": settings.mask_time_length,
+            "mask_time_min_masks": 0,  # transformers' 2 hide more than settings ask for
             "mask_feature_prob": settings.mask_feature_prob,
             "mask_feature_length": settings.mask_feature_length,
+            "mask_feature_min_masks": 0,
         }
         notes = []
         if settings.dropout:
