@@ -61,12 +61,12 @@ PARTS = 6  # of the clips; each training leaves out one
 
 
 def clips_of(options: argparse.Namespace) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Clips of noise of 2.9 to 5.3 s, 3.7 on average, as RAVDESS's are; with folds and emotions."""
+    """Clips of noise of 2.9 to 5.3 s, 3.7 on average, as RAVDESS's are; with folds and labels."""
     rng, clips = np.random.default_rng(0), options.clips
     lengths = (np.clip(rng.normal(3.70, 0.35, clips), 2.94, 5.27) * 16000).astype(int)
     samples = [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
     folds = np.arange(clips) % PARTS
-    return samples, pd.DataFrame({"fold": folds, "emotion": np.resize(EMOTIONS, clips)})
+    return samples, pd.DataFrame({"fold": folds, "label": np.resize(EMOTIONS, clips)})
 
 
 def write_checkpoint(folder: Path, config: Path | None) -> None:
@@ -188,7 +188,7 @@ def collate_by(extractor: Any) -> Callable[[list[dict]], dict]:
 def trainer(options: argparse.Namespace, folder: Path, best: bool) -> dict[str, Any]:
     """transformers' Trainer on batches of the checkpoint's feature extractor."""
     samples, table = clips_of(options)
-    labels = table["emotion"].map(EMOTIONS.index).to_list()
+    labels = table["label"].map(EMOTIONS.index).to_list()
     data = datasets.Dataset.from_dict(
         {"samples": samples, "labels": labels, "length": [len(clip) for clip in samples]}
     ).with_format("numpy")

@@ -1,4 +1,4 @@
-"""Choose parameters by Bayesian optimisation on speakers held out inside training actors; score the
+"""Choose parameters by Bayesian optimisation on speakers held out inside training speakers; score the
 outer folds once, at the end.
 
     python -m commands.search svm|w2v [--trials N] [--minutes M] [--nested]
@@ -10,10 +10,10 @@ Reads:  search.yaml, params.yaml, data/folds.csv
         svm: data/audio
         w2v: data/features, data/checkpoint
 Writes: metrics/search/BRANCH.json: accuracy and uar on the clean outer folds as chosen, and what
-            that gains against params.yaml, with 95 % bounds over actors
+            that gains against params.yaml, with 95 % bounds over speakers
         metrics/search/BRANCH_protocol.txt: who chose on what, in one line
         metrics/search/BRANCH_folds.csv: accuracy and uar before and after; a row per outer fold
-        metrics/search/BRANCH_predictions.csv: clip, actor, fold, clean, actual, before, after
+        metrics/search/BRANCH_predictions.csv: clip, speaker, fold, clean, actual, before, after
         metrics/search/BRANCH_trials.csv: a row per trial
 """
 

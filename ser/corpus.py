@@ -1,4 +1,4 @@
-"""The corpus: names of emotions, and the facts in a RAVDESS file name."""
+"""The corpus: names of labels, and the facts in a RAVDESS file name."""
 
 import re
 from collections.abc import Iterable
@@ -17,8 +17,8 @@ CLIPS = 1440
 # What stands beside figures, by the value of `corpus` in params.yaml.
 TITLES = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}
 
-# Modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition and
-# actor.
+# Modality (03 = audio only), channel (01 = speech), label, intensity, statement, repetition and
+# speaker.
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 
 
@@ -29,7 +29,7 @@ def describe(clip: str) -> dict[str, str | int]:
         clip: a RAVDESS file name without folder and ending.
 
     Returns:
-        clip; actor (1 to 24); gender (male, female); emotion (one of `EMOTIONS`); intensity
+        clip; speaker (1 to 24); gender (male, female); label (one of `EMOTIONS`); intensity
         (normal, strong); statement and repetition (1 or 2).
 
     Raises:
@@ -42,16 +42,16 @@ def describe(clip: str) -> dict[str, str | int]:
     if not match:
         raise UserError(
             f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: "
-            "emotion 01-08, intensity, statement, repetition 01-02, actor 01-24"
+            "label 01-08, intensity, statement, repetition 01-02, speaker 01-24"
         )
-    emotion, intensity, statement, repetition, actor = map(int, match.groups())
-    if emotion == 1 and intensity == 2:
+    label, intensity, statement, repetition, speaker = map(int, match.groups())
+    if label == 1 and intensity == 2:
         raise UserError(f"{clip}: neutral has no strong intensity; expected 03-01-01-01-…")
     return {
         "clip": clip,
-        "actor": actor,
-        "gender": "male" if actor % 2 else "female",
-        "emotion": EMOTIONS[emotion - 1],
+        "speaker": speaker,
+        "gender": "male" if speaker % 2 else "female",
+        "label": EMOTIONS[label - 1],
         "intensity": ("normal", "strong")[intensity - 1],
         "statement": statement,
         "repetition": repetition,

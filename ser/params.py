@@ -30,14 +30,14 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
 def partition(folds: list[list[int]]) -> list[list[int]]:
-    """The folds, if each actor belongs to one of them."""
-    actors = [actor for fold in folds for actor in fold]
-    each = "each of the actors 1 to 24 belongs to one fold"
-    if twice := sorted({actor for actor in actors if actors.count(actor) > 1}):
-        raise ValueError(f"actor {twice[0]} stands in two places; {each}")
-    missing = sorted(set(ACTORS) - set(actors))
+    """The folds, if each speaker belongs to one of them."""
+    speakers = [speaker for fold in folds for speaker in fold]
+    each = "each of the speakers 1 to 24 belongs to one fold"
+    if twice := sorted({speaker for speaker in speakers if speakers.count(speaker) > 1}):
+        raise ValueError(f"speaker {twice[0]} stands in two places; {each}")
+    missing = sorted(set(ACTORS) - set(speakers))
     if missing or not all(folds):
-        raise ValueError(f"actors {missing} are in no fold, or a fold is empty; {each}")
+        raise ValueError(f"speakers {missing} are in no fold, or a fold is empty; {each}")
     return folds
 
 
@@ -66,7 +66,7 @@ class Demo(Section):
 
 
 class Split(Section):
-    """The split into folds: a name in `protocols.PROTOCOLS`, or the actors of each fold."""
+    """The split into folds: a name in `protocols.PROTOCOLS`, or the speakers of each fold."""
 
     scheme: str | list[list[Actor]]
     seed: Seed
@@ -78,7 +78,7 @@ class Split(Section):
             return TypeAdapter(Folds).validate_python(scheme, strict=True)
         if scheme not in protocols.PROTOCOLS:
             names = ", ".join(protocols.PROTOCOLS)
-            raise ValueError(f"expected one of {names}, or a list of actors for each fold")
+            raise ValueError(f"expected one of {names}, or a list of speakers for each fold")
         return scheme
 
 

@@ -20,13 +20,13 @@ RATES = ("accuracy", "uar", "macro_f1")
 BINS = 10  # of confidence, of equal width, from 0 to 1
 
 
-def per_actor_confusion(predictions: pd.DataFrame) -> np.ndarray:
-    """Counts of (actor, actual, predicted): shape (actors, 8, 8), actors ascending, emotions in the
+def per_speaker_confusion(predictions: pd.DataFrame) -> np.ndarray:
+    """Counts of (speaker, actual, predicted): shape (speakers, 8, 8), speakers ascending, labels in the
     corpus's order."""
     return np.stack(
         [
             confusion_matrix(rows["actual"], rows["predicted"], labels=EMOTIONS)
-            for _, rows in predictions.groupby("actor")
+            for _, rows in predictions.groupby("speaker")
         ]
     )
 
@@ -34,11 +34,11 @@ def per_actor_confusion(predictions: pd.DataFrame) -> np.ndarray:
 def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, UAR and macro-F1, each from 0 to 1, of confusion matrices.
 
-    UAR (unweighted average recall) and macro-F1 are means over the emotions that occur, each of
+    UAR (unweighted average recall) and macro-F1 are means over the labels that occur, each of
     which counts the same.
 
     Args:
-        confusion: counts, actual emotions in rows, shape (..., 8, 8).
+        confusion: counts, actual labels in rows, shape (..., 8, 8).
 
     Returns:
         The keys of `RATES`, each of shape (...).
@@ -54,15 +54,15 @@ def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
-    """95 % bounds of a figure of counts that are pooled over actors: a t interval over actors.
+    """95 % bounds of a figure of counts that are pooled over speakers: a t interval over speakers.
 
-    Clips of one actor are not independent, actors are. What an actor contributes is its jackknife
-    pseudo-value, n times the figure less n - 1 times the figure without that actor. Of accuracy,
-    with as many clips from each actor, this is the actor's own accuracy.
+    Clips of one speaker are not independent, speakers are. What a speaker contributes is its jackknife
+    pseudo-value, n times the figure less n - 1 times the figure without that speaker. Of accuracy,
+    with as many clips from each speaker, this is the speaker's own accuracy.
 
     Args:
-        pooled: the figure of all actors.
-        without: the figure without each of them, shape (actors,); of two at least.
+        pooled: the figure of all speakers.
+        without: the figure without each of them, shape (speakers,); of two at least.
 
     Returns:
         Lower and upper bound, the figure half-way between.
@@ -70,27 +70,27 @@ def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
     Source: Tukey (1958), Ann. Math. Statist. 29, p. 614; Miller (1974), Biometrika 61(1), "The
     jackknife: a review".
     """
-    actors = len(without)
-    contributions = actors * pooled - (actors - 1) * without
-    half_width = stats.t.ppf(0.975, actors - 1) * stats.sem(contributions)
+    speakers = len(without)
+    contributions = speakers * pooled - (speakers - 1) * without
+    half_width = stats.t.ppf(0.975, speakers - 1) * stats.sem(contributions)
     return pooled - half_width, pooled + half_width
 
 
 def with_bounds(
-    per_actor: np.ndarray, figures: Callable[[np.ndarray], dict[str, np.ndarray]], least: float
+    per_speaker: np.ndarray, figures: Callable[[np.ndarray], dict[str, np.ndarray]], least: float
 ) -> dict[str, float]:
     """Figures of pooled counts, each as NAME, NAME_low, NAME_high, see `interval`.
 
     Args:
-        per_actor: counts that add up over actors, shape (actors, ...).
+        per_speaker: counts that add up over speakers, shape (speakers, ...).
         figures: of summed counts, shape (...), also of many at a time, shape (many, ...).
         least: at which bounds are cut off, as they are at 1: no figure passes these.
 
     Returns:
-        Of a single actor no bounds: one says nothing about others.
+        Of a single speaker no bounds: one says nothing about others.
     """
-    total = per_actor.sum(axis=0)
-    without = figures(total - per_actor) if len(per_actor) > 1 else {}
+    total = per_speaker.sum(axis=0)
+    without = figures(total - per_speaker) if len(per_speaker) > 1 else {}
     values = {}
     for name, pooled in figures(total).items():
         values[name] = float(pooled)
@@ -102,19 +102,19 @@ def with_bounds(
 
 def bounded(predictions: pd.DataFrame) -> dict[str, float]:
     """Accuracy, UAR and macro-F1 (`RATES`), from 0 to 1, pooled over the clips, with 95 % bounds
-    over actors, see `with_bounds`."""
-    return with_bounds(per_actor_confusion(predictions), rates, 0)
+    over speakers, see `with_bounds`."""
+    return with_bounds(per_speaker_confusion(predictions), rates, 0)
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     """The figures of `first` less those of `second` on the same clips, with 95 % bounds paired over
-    actors: what is easy or hard about an actor for both cancels out.
+    speakers: what is easy or hard about a speaker for both cancels out.
 
     Args:
-        first, second: prediction tables, sorted by clip; clip, actor, actual and predicted suffice.
+        first, second: prediction tables, sorted by clip; clip, speaker, actual and predicted suffice.
 
     Returns:
-        For each of `RATES`: NAME, NAME_low, NAME_high, from -1 to 1; of a single actor no bounds.
+        For each of `RATES`: NAME, NAME_low, NAME_high, from -1 to 1; of a single speaker no bounds.
 
     Raises:
         UserError: the tables do not hold the same clips.
@@ -125,7 +125,7 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     def difference(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {name: both[..., 0] - both[..., 1] for name, both in rates(counts).items()}
 
-    pairs = np.stack([per_actor_confusion(first), per_actor_confusion(second)], axis=1)
+    pairs = np.stack([per_speaker_confusion(first), per_speaker_confusion(second)], axis=1)
     return with_bounds(pairs, difference, -1)
 
 
@@ -167,14 +167,14 @@ def summary(predictions: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def by_emotion(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every emotion that occurs, in the corpus's order: emotion, clips, recall, precision, f1."""
-    emotions = [emotion for emotion in EMOTIONS if emotion in set(predictions["actual"])]
+def by_label(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Every label that occurs, in the corpus's order: label, clips, recall, precision, f1."""
+    labels = [label for label in EMOTIONS if label in set(predictions["actual"])]
     precision, recall, f1, clips = precision_recall_fscore_support(
-        predictions["actual"], predictions["predicted"], labels=emotions, zero_division=0
+        predictions["actual"], predictions["predicted"], labels=labels, zero_division=0
     )
     return pd.DataFrame(
-        {"emotion": emotions, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
+        {"label": labels, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
     )
 
 
@@ -185,26 +185,26 @@ def scores(predictions: pd.DataFrame) -> dict[str, Any]:
 
 
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Scores of the clips of each fold or of each actor, as `column` says: a row each, ascending.
+    """Scores of the clips of each fold or of each speaker, as `column` says: a row each, ascending.
 
     Returns:
-        fold (of an actor in several: none); actor, or actors (how many) of a fold; clips; accuracy;
+        fold (of a speaker in several: none); speaker, or speakers (how many) of a fold; clips; accuracy;
         uar; macro_f1.
     """
     rows = []
     for value, part in predictions.groupby(column):
-        who = {"fold": value, "actors": part["actor"].nunique()}
-        if column == "actor":
+        who = {"fold": value, "speakers": part["speaker"].nunique()}
+        if column == "speaker":
             folds = set(part["fold"])
-            who = {"actor": value, "fold": folds.pop() if len(folds) == 1 else ""}
+            who = {"speaker": value, "fold": folds.pop() if len(folds) == 1 else ""}
         rows.append({**who, **scores(part)})
     return pd.DataFrame(rows)
 
 
 def by_kind(predictions: pd.DataFrame) -> pd.DataFrame:
     """Scores of the clips of either gender, intensity and statement: kind, value, clips, accuracy,
-    uar, macro_f1. Neutral has no strong intensity, so that the two have not the same emotions."""
-    clips = predictions.merge(corpus.table(predictions["clip"]).drop(columns="actor"), on="clip")
+    uar, macro_f1. Neutral has no strong intensity, so that the two have not the same labels."""
+    clips = predictions.merge(corpus.table(predictions["clip"]).drop(columns="speaker"), on="clip")
     return pd.DataFrame([
         {"kind": kind, "value": value, **scores(part)}
         for kind in ("gender", "intensity", "statement")

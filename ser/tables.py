@@ -15,11 +15,11 @@ FOLDS = Path("data/folds.csv")
 MODELS = Path("data/predictions")  # a folder per model
 
 # They may differ from what a clip's name says, as where labels are permuted for a control.
-LABELS = {"emotion": EMOTIONS, "intensity": ("normal", "strong")}
+LABELS = {"label": EMOTIONS, "intensity": ("normal", "strong")}
 COLUMNS = (
-    "clip", "actor", "gender", "emotion", "intensity", "statement", "repetition", "fold",
+    "clip", "speaker", "gender", "label", "intensity", "statement", "repetition", "fold",
 )  # fmt: skip
-PREDICTIONS = ("clip", "actor", "fold", "actual", "predicted", *EMOTIONS)
+PREDICTIONS = ("clip", "speaker", "fold", "actual", "predicted", *EMOTIONS)
 
 
 def read(path: str | Path, columns: Collection[str] | None = None) -> pd.DataFrame:
@@ -62,8 +62,8 @@ def folds(path: Path = FOLDS) -> pd.DataFrame:
     """The table that `split` writes: `COLUMNS`, a row per clip.
 
     Raises:
-        UserError: as `read`; a clip stands there twice or is not who its name says, an emotion is
-            none of ours, there is but one fold, or an actor is in two.
+        UserError: as `read`; a clip stands there twice or is not who its name says, a label is
+            none of ours, there is but one fold, or a speaker is in two.
     """
     table = read(path, COLUMNS)
     if len(table) < 2 or table["fold"].nunique() < 2:
@@ -81,25 +81,25 @@ def folds(path: Path = FOLDS) -> pd.DataFrame:
         if len(wrong):
             row = wrong.iloc[0]
             raise UserError(f"{path}: {row['clip']}: {column} {row[column]}, against its name")
-    several = table.groupby("actor")["fold"].nunique() > 1
+    several = table.groupby("speaker")["fold"].nunique() > 1
     if several.any() and not several.all():  # all are by the scheme that is leaky on purpose
-        raise UserError(f"{path}: actor {several.idxmax()} is in two folds, on both sides")
+        raise UserError(f"{path}: speaker {several.idxmax()} is in two folds, on both sides")
     return table
 
 
 def from_probabilities(clips: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
-    """A table of predictions: the likeliest emotion of each clip is the predicted one.
+    """A table of predictions: the likeliest label of each clip is the predicted one.
 
     Args:
         clips: rows of `folds`.
-        probabilities: a column per emotion, in any order; a row per row of `clips`, in theirs.
+        probabilities: a column per label, in any order; a row per row of `clips`, in theirs.
 
     Returns:
         the columns of `PREDICTIONS`.
     """
     shares = probabilities.reindex(columns=EMOTIONS, fill_value=0.0).set_index(clips.index)
-    table = clips[["clip", "actor", "fold"]].assign(
-        actual=clips["emotion"], predicted=shares.idxmax(axis=1)
+    table = clips[["clip", "speaker", "fold"]].assign(
+        actual=clips["label"], predicted=shares.idxmax(axis=1)
     )
     return table.join(shares)
 
@@ -116,7 +116,7 @@ def write_predictions(folder: Path, predictions: pd.DataFrame, protocol: str) ->
     predictions.to_csv(folder / "predictions.csv", index=False)
     (folder / "protocol.txt").write_text(protocol + "\n", encoding="utf-8")
     accuracy = (predictions["predicted"] == predictions["actual"]).mean()
-    print(f"accuracy on held-out actors: {accuracy:.3f}")
+    print(f"accuracy on held-out speakers: {accuracy:.3f}")
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -128,7 +128,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     table = read(path, PREDICTIONS)
     for column in ("actual", "predicted"):
         check_labels(path, table[column], EMOTIONS)
-    for column in ("actor", "fold"):
+    for column in ("speaker", "fold"):
         if len(table) and not pd.api.types.is_integer_dtype(table[column]):
             raise UserError(f"{path}: {column} is not a whole number everywhere")
     shares = table[list(EMOTIONS)].apply(pd.to_numeric, errors="coerce").to_numpy(float)

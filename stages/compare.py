@@ -1,9 +1,9 @@
-"""Compare every two models clip by clip: is the difference more than the noise between actors?
+"""Compare every two models clip by clip: is the difference more than the noise between speakers?
 
 Reads:  data/predictions/NAME/predictions.csv of the models in `models` that have one; params
             `folds`, `models`
 Writes: metrics/compare.json: by pair, such as `w2v - svm`: how much higher the accuracy, uar and
-            macro_f1 of the first are on the same clips, with 95 % bounds paired over actors
+            macro_f1 of the first are on the same clips, with 95 % bounds paired over speakers
             (accuracy_low, …); clips; how often only one of the two is right, or both
 """
 

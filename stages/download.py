@@ -5,9 +5,9 @@ Reads:  the zip or folder that the environment's RAVDESS_ARCHIVE names, or else 
         ser/corpora/ravdess.md5: md5 and name of each of the 1440 files
         params `corpus`, `demo`
 Writes: data/raw/Actor_XX/*.wav: the clips as published, or synthetic ones for `corpus: demo`
-        metrics/corpus.json: clips, actors, seconds, sample_rate (Hz), stereo_files, duplicates
+        metrics/corpus.json: clips, speakers, seconds, sample_rate (Hz), stereo_files, duplicates
             (pairs of files with the same content)
-        metrics/corpus.csv: emotion, clips, actors, seconds; a row per emotion
+        metrics/corpus.csv: label, clips, speakers, seconds; a row per label
         the user's cache folder, ~/.cache/ravdess/ on Linux: the downloaded archive, for the next
             time
 """
@@ -49,7 +49,7 @@ def figures(clips: pd.DataFrame) -> dict[str, float]:
     [rate] = clips["rate"].unique()
     return {
         "clips": len(clips),
-        "actors": clips["actor"].nunique(),
+        "speakers": clips["speaker"].nunique(),
         "seconds": round(clips["seconds"].sum(), 2),
         "sample_rate": int(rate),
         "stereo_files": int((clips["channels"] == 2).sum()),
@@ -57,10 +57,10 @@ def figures(clips: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def by_emotion(clips: pd.DataFrame) -> pd.DataFrame:
-    """The table of metrics/corpus.csv: clips, actors and seconds per emotion."""
-    table = clips.groupby("emotion").agg(
-        clips=("clip", "size"), actors=("actor", "nunique"), seconds=("seconds", "sum")
+def by_label(clips: pd.DataFrame) -> pd.DataFrame:
+    """The table of metrics/corpus.csv: clips, speakers and seconds per label."""
+    table = clips.groupby("label").agg(
+        clips=("clip", "size"), speakers=("speaker", "nunique"), seconds=("seconds", "sum")
     )
     return table.reindex(corpus.EMOTIONS, fill_value=0).round(2)
 
@@ -84,11 +84,11 @@ def main() -> None:
             }
         clips = measure(folder, md5s)
         outputs.write_json(output("metrics/corpus.json"), figures(clips))
-        by_emotion(clips).to_csv(output("metrics/corpus.csv"), lineterminator="\n")
+        by_label(clips).to_csv(output("metrics/corpus.csv"), lineterminator="\n")
     minutes = clips["seconds"].sum() / 60
     title = corpus.TITLES[settings.corpus]
     print(
-        f"{title}: {len(clips)} clips of {clips['actor'].nunique()} actors, {minutes:.1f} minutes"
+        f"{title}: {len(clips)} clips of {clips['speaker'].nunique()} speakers, {minutes:.1f} minutes"
     )
 
 

@@ -4,15 +4,15 @@
 
 Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; params `corpus`, `folds`,
             `models.NAME`, `split.scheme`
-Writes: metrics/NAME.json: accuracy, uar, macro_f1, the first two with 95 % bounds over actors
+Writes: metrics/NAME.json: accuracy, uar, macro_f1, the first two with 95 % bounds over speakers
             (accuracy_low, …), ece
         metrics/NAME/:
             protocol.txt     how the figures came about, in one line
-            folds.csv        fold, actors, clips, accuracy, uar, macro_f1; a row per fold
-            actors.csv       actor, fold, clips, accuracy, uar, macro_f1; a row per actor
+            folds.csv        fold, speakers, clips, accuracy, uar, macro_f1; a row per fold
+            speakers.csv       speaker, fold, clips, accuracy, uar, macro_f1; a row per speaker
             kinds.csv        kind, value, clips, accuracy, uar, macro_f1; a row per gender,
                              intensity and statement
-            emotions.csv     emotion, clips, recall, precision, f1; a row per emotion
+            labels.csv     label, clips, recall, precision, f1; a row per label
             calibration.csv  low, high (bounds of the confidence), clips, confidence, accuracy
                              (means); a row per tenth of the range that holds any clips
             confusion.csv    actual, predicted; a row per clip, for DVC's confusion plot
@@ -58,13 +58,13 @@ def main() -> None:
     title = (
         f"{settings.models[model]} on {corpus.TITLES[settings.corpus]}{leaky}\n"
         f"accuracy {figures['accuracy']:.1%}, UAR {figures['uar']:.1%}, "
-        f"{len(predictions)} held-out clips of {predictions['actor'].nunique()} actors"
+        f"{len(predictions)} held-out clips of {predictions['speaker'].nunique()} speakers"
     )
     by_name = {
         "folds": scoring.by_group(predictions, "fold"),
-        "actors": scoring.by_group(predictions, "actor"),
+        "speakers": scoring.by_group(predictions, "speaker"),
         "kinds": scoring.by_kind(predictions),
-        "emotions": scoring.by_emotion(predictions),
+        "labels": scoring.by_label(predictions),
         "calibration": scoring.calibration(predictions),
         "confusion": predictions[["actual", "predicted"]],
     }

@@ -1,6 +1,6 @@
 """Predict by several models together: the mean of their probabilities.
 
-All count the same, so there is nothing to choose, and nothing that could have seen the actors it is
+All count the same, so there is nothing to choose, and nothing that could have seen the speakers it is
 scored on.
 
 Reads:  data/predictions/NAME/predictions.csv of the models in `mean`; params `folds`, `mean`,
@@ -29,7 +29,7 @@ def mean(predictions: list[pd.DataFrame]) -> pd.DataFrame:
     if any(list(table["clip"]) != list(first["clip"]) for table in predictions):
         raise errors.UserError("data: the models' predictions are not of the same clips")
     probabilities = np.mean([table[list(EMOTIONS)] for table in predictions], axis=0)
-    clips = first.rename(columns={"actual": "emotion"})
+    clips = first.rename(columns={"actual": "label"})
     return tables.from_probabilities(clips, pd.DataFrame(probabilities, columns=EMOTIONS))
 
 

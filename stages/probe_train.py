@@ -1,10 +1,10 @@
 """Choose and train a classifier on the frozen encoder's hidden states inside each fold's training
-actors, and predict the held-out clips.
+speakers, and predict the held-out clips.
 
 Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`,
             `checkpoint`
 Writes: data/predictions/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` does
-        data/models/probe/: the final model, chosen and trained on all actors, with all that it
+        data/models/probe/: the final model, chosen and trained on all speakers, with all that it
         needs to predict: model.json, model.safetensors and, in checkpoint/, the encoder
 """
 
@@ -25,7 +25,7 @@ def encoder(name: str) -> str:
 
 @errors.one_line
 def main() -> None:
-    """Train a model per fold and one on all actors; write predictions, search and the last
+    """Train a model per fold and one on all speakers; write predictions, search and the last
     model."""
     everything = params.load()
     settings = everything.probe_train

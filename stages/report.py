@@ -15,7 +15,7 @@ Writes: report/index.html: the page, which holds all it shows, audio included; w
             report/no-audio.html: the same without audio and spectrograms, for sharing; with
             --beside, which adds the models of another commit or experiment on the same clips,
             report/beside.html or beside-no-audio.html, and nothing else
-        metrics/charts/: the page's charts: emotions.png, actors.png, calibration.png,
+        metrics/charts/: the page's charts: labels.png, speakers.png, calibration.png,
             learning-NAME.png
 """
 
@@ -81,7 +81,7 @@ def gather() -> page.Results:
         params=Path("params.yaml").read_text(encoding="utf-8"),
         models=models,
         audit=json.loads(Path("metrics/corpus.json").read_text(encoding="utf-8")),
-        by_emotion=pd.read_csv("metrics/corpus.csv"),
+        by_label=pd.read_csv("metrics/corpus.csv"),
         measured=ledger.results(),
         published=ledger.settings()["published"],
     )

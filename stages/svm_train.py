@@ -1,14 +1,14 @@
-"""Choose and train an SVM on the MFCC table inside each fold's training actors, and predict the
+"""Choose and train an SVM on the MFCC table inside each fold's training speakers, and predict the
 held-out clips.
 
 Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
 Writes: data/predictions/svm/:
-            predictions.csv  a row per clip, sorted by clip: clip, actor, fold, actual, predicted, a
-                             probability per emotion
+            predictions.csv  a row per clip, sorted by clip: clip, speaker, fold, actual, predicted, a
+                             probability per label
             search.csv       a row per fold and candidate: fold, blocks, kernel, C, gamma, accuracy
-                             (on inner held-out actors), chosen
+                             (on inner held-out speakers), chosen
             protocol.txt     how they came about, in one line
-        data/models/svm/: the final model, chosen and trained on all actors (fold `all` in
+        data/models/svm/: the final model, chosen and trained on all speakers (fold `all` in
         search.csv), with all that it needs to predict:
             model.json         kernel, blocks, names of features, calibration, settings of `mfcc`
             model.safetensors  support vectors and their coefficients, mean and scale of features
@@ -21,7 +21,7 @@ from ser.run import errors, resources
 
 @errors.one_line
 def main() -> None:
-    """Train a model per fold and one on all actors; write predictions, search and the last
+    """Train a model per fold and one on all speakers; write predictions, search and the last
     model."""
     settings = params.load().svm_train
     data = crossval.read("data/mfcc.parquet", "mfcc")

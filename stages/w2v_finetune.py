@@ -1,4 +1,4 @@
-"""Fine-tune wav2vec 2.0 on the actors outside one fold, then predict the clips of the actors in it.
+"""Fine-tune wav2vec 2.0 on the speakers outside one fold, then predict the clips of the speakers in it.
 
     python -m stages.w2v_finetune FOLD
 
@@ -7,7 +7,7 @@ or killed, the same command goes on from the state last saved, and ends with the
 
 Reads:  data/features/clips.arrow, data/folds.csv, data/checkpoint, the top-level params
 Writes: data/w2v/fold_K/
-            predictions.csv: clip, actor, fold, actual, predicted, a probability per emotion;
+            predictions.csv: clip, speaker, fold, actual, predicted, a probability per label;
                 a row per held-out clip, sorted by clip
             curve.csv: step, epoch, loss, accuracy, lr (`lr` by the schedule), grad_norm,
                 batch_size; a row per optimizer step
@@ -41,7 +41,7 @@ def protocol(settings: params.Params) -> str:
         head += " from a probe"
     chosen = "last epoch"
     if settings.select == "inner":
-        chosen = "best epoch on an inner fold of training actors"
+        chosen = "best epoch on an inner fold of training speakers"
     return (
         f"{settings.checkpoint} ({start}){trimmed}, {settings.epochs} epochs, "
         f"{settings.schedule}, lr {settings.lr:g}{head}, {chosen}"
@@ -88,12 +88,12 @@ def main() -> None:
     if not accelerator.is_main_process:
         return
 
-    actors = sorted(set(training.table.loc[training.numbers, "actor"]))
+    speakers = sorted(set(training.table.loc[training.numbers, "speaker"]))
     with outputs.whole(f"data/models/w2v/fold_{fold}") as folder:
         training.encoder.save(folder)
         text = card.write(
             predictions,
-            actors,
+            speakers,
             protocol(settings),
             settings.corpus,
             settings.trim_db,

@@ -67,7 +67,7 @@ def predictions(commit: str) -> pd.DataFrame:
 
 def row(title: str, settings: tuple[str, ...], variant: pd.DataFrame, default: pd.DataFrame) -> str:
     """A variant's line of the Markdown table, from its predictions and the default's."""
-    rates = scoring.rates(scoring.per_actor_confusion(variant).sum(axis=0))
+    rates = scoring.rates(scoring.per_speaker_confusion(variant).sum(axis=0))
     difference = ""
     if variant is not default:
         figures = scoring.differences(variant, default)
@@ -123,7 +123,7 @@ def main() -> None:
     for name, (title, settings) in VARIANTS.items():
         if f"ablation-{name}" in done:
             print(row(title, settings, predictions(done[f"ablation-{name}"]), default))
-    print("\nIn brackets: 95 % bounds, a t interval over actors, paired.")
+    print("\nIn brackets: 95 % bounds, a t interval over speakers, paired.")
 
 
 if __name__ == "__main__":

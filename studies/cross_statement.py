@@ -5,7 +5,7 @@ on the other.
 
 Not a stage. RAVDESS has two sentences, so that the course of an MFCC in time partly matches the
 text. For each block of features, and for all as params.yaml combines them, models are chosen and
-trained as `svm_train` does, actors disjoint, and tested on: the other statement; the same
+trained as `svm_train` does, speakers disjoint, and tested on: the other statement; the same
 statement; both, after training on as many clips in which the statements are mixed, the fair
 reference.
 
@@ -28,10 +28,10 @@ HEADINGS = (
 
 
 def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray:
-    """True for the clips to train on for a fold: that statement by all other actors; mixed: each
+    """True for the clips to train on for a fold: that statement by all other speakers; mixed: each
     statement in one repetition.
 
-    Both have as many clips of each emotion, intensity and actor.
+    Both have as many clips of each label, intensity and speaker.
 
     Raises:
         UserError: the corpus has one statement or one repetition only.
@@ -55,7 +55,7 @@ def predict(data: crossval.Data, grid: list[dict], inner_folds: int, desc: str) 
         desc: name of the progress bar.
 
     Returns:
-        clip, actor, fold, statement, actual, predicted, trained_on; three rows per clip, sorted by
+        clip, speaker, fold, statement, actual, predicted, trained_on; three rows per clip, sorted by
         trained_on and clip.
     """
     clips = data.clips
@@ -64,7 +64,7 @@ def predict(data: crossval.Data, grid: list[dict], inner_folds: int, desc: str) 
 
     def held_out(job: tuple[int, int | str]) -> pd.DataFrame:
         _, _, probabilities = crossval.fit_fold(training(clips, *job), data, grid, inner_folds)
-        rows = clips[clips["fold"] == job[0]].rename(columns={"emotion": "actual"})
+        rows = clips[clips["fold"] == job[0]].rename(columns={"label": "actual"})
         predicted = probabilities.loc[rows.index].idxmax(axis=1)
         return rows.assign(predicted=predicted, trained_on=str(job[1]))
 
@@ -83,7 +83,7 @@ def row(name: str, predictions: pd.DataFrame) -> str:
         for _, rows in other.groupby("trained_on")
     ]
     for rows in (other, mixed, alone[~crossed]):
-        rates = scoring.rates(scoring.per_actor_confusion(rows).sum(axis=0))
+        rates = scoring.rates(scoring.per_speaker_confusion(rows).sum(axis=0))
         cells.append(f"{rates['accuracy']:.1%} / {rates['uar']:.1%}")
     cells.append(scoring.as_text(scoring.differences(other, mixed), "accuracy", "{:+.1f}"))
     return f"| {name} | {' | '.join(cells)} |"
@@ -107,7 +107,7 @@ def main() -> None:
     print("|---" * len(HEADINGS) + "|")
     print("\n".join(lines))
     print(
-        "\nAccuracy / UAR; in brackets: 95 % bounds, a t interval over actors, paired. "
+        "\nAccuracy / UAR; in brackets: 95 % bounds, a t interval over speakers, paired. "
         f"{crossval.protocol(settings.inner_folds, settings.speaker_norm)}"
     )
 

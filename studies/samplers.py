@@ -4,7 +4,7 @@ trials, the same budget for each.
     python -m studies.samplers [--trials N] [--seeds N]
 
 Every run starts with the same plain values, which are no merit of the sampler: the best is that of
-the trials after it. Scores are those of `commands.search svm`, on the training actors of
+the trials after it. Scores are those of `commands.search svm`, on the training speakers of
 search.yaml's `fold`. The space is that of svm_train and of trim_db, few enough features to be
 computed once.
 

@@ -20,7 +20,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 NO_CHROMIUM = "no Chromium or Chrome"
 
-# The demo, shrunk: one short clip per voice and emotion, two folds, one epoch, a small grid.
+# The demo, shrunk: one short clip per voice and label, two folds, one epoch, a small grid.
 SHRUNK = (
     "corpus=demo", "demo.takes=1", "demo.seconds=0.6", "folds=[0,1]", "checkpoint=configs/demo",
     "freeze_cnn=false", "epochs=1", "lr=1e-3", "mfcc.warps=[1.0]", "svm_train.kernel=[rbf]",

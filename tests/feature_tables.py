@@ -26,27 +26,27 @@ def settings(**changes) -> params.SvmTrain:
 
 
 def clips(
-    actors=((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)), repetitions=(1,), statements=(1, 2)
+    speakers=((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)), repetitions=(1,), statements=(1, 2)
 ) -> pd.DataFrame:
-    """The clips of folds of these actors, as in data/folds.csv."""
+    """The clips of folds of these speakers, as in data/folds.csv."""
     names = [
-        f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{actor:02}"
-        for emotion in range(1, 9)
+        f"03-01-{label:02}-01-{statement:02}-{repetition:02}-{speaker:02}"
+        for label in range(1, 9)
         for statement in statements
         for repetition in repetitions
-        for fold in actors
-        for actor in fold
+        for fold in speakers
+        for speaker in fold
     ]
-    return split.assign(corpus.table(sorted(names)), [list(fold) for fold in actors])
+    return split.assign(corpus.table(sorted(names)), [list(fold) for fold in speakers])
 
 
 def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:
-    """Two blocks of unlike sizes: the emotion's own place, the speaker's offset, noise."""
+    """Two blocks of unlike sizes: the label's own place, the speaker's offset, noise."""
     rng = np.random.default_rng(seed)
     places, offsets = rng.normal(size=(8, 14)), speaker * rng.normal(size=(25, 14))
     values = (
-        places[rows["emotion"].map(EMOTIONS.index)]
-        + offsets[rows["actor"]]
+        places[rows["label"].map(EMOTIONS.index)]
+        + offsets[rows["speaker"]]
         + 0.7 * rng.normal(size=(len(rows), 14))
     )
     names = [f"stat_mfcc{i:02}_mean" for i in range(10)] + [f"dct_mfcc{i:02}_1" for i in range(4)]

@@ -152,7 +152,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages run within seconds: a few clips of tones, a tiny checkpoint, one
-    without weights; in `tables`, features of clips of all actors."""
+    without weights; in `tables`, features of clips of all speakers."""
     folder = workplace.make(tmp_path_factory.mktemp("knobs") / "work", weights=True)
     shutil.copy(folder / "params.yaml", folder / "unchanged.yaml")
     write_checkpoint(folder / "empty")

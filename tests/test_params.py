@@ -36,7 +36,7 @@ def test_the_float_that_dvc_writes_back_is_a_number(tmp_path):
         (r"^folds: \[.*?\]", "folds: [0, 0]", ["folds = [0, 0]", "distinct"]),
         (r"scheme: six", "scheme: sex", ["split.scheme = 'sex'", "six, emobox, luna"]),
         (r"scheme: six", "scheme: luna", ["folds = [0, 1, 2, 3, 4, 5]", "0 to 4", "five folds"]),
-        (r"scheme: six", f"scheme: [{list(range(1, 20))}, [4]]", ["actor 4", "two places"]),
+        (r"scheme: six", f"scheme: [{list(range(1, 20))}, [4]]", ["speaker 4", "two places"]),
         (
             r"scheme: six",
             f"scheme: [{list(range(1, 24))}, []]",

@@ -42,7 +42,7 @@ def test_each_model_predicts_every_clip_of_its_folds_once(done):
         table = pd.read_csv(done.path / f"data/predictions/{name}/predictions.csv")
         expected = clips if name in ("svm", "probe") else clips[clips["fold"] < 2]
         assert list(table["clip"]) == list(expected.index)
-        assert list(table["actual"]) == list(expected["emotion"])
+        assert list(table["actual"]) == list(expected["label"])
         assert table[list(EMOTIONS)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
         assert (table[list(EMOTIONS)].idxmax(axis=1) == table["predicted"]).all()
     run = json.loads((done.path / "data/predictions/w2v/run.json").read_text())
@@ -58,7 +58,7 @@ def test_metrics_have_their_contract_and_say_that_the_corpus_is_synthetic(done):
         assert all(isinstance(value, float) for value in figures.values())
         protocol = (done.path / f"metrics/{name}/protocol.txt").read_text()
         assert "SYNTHETIC" in protocol and "1,2,3,4 | 5,6,7,8" in protocol
-        for table in ("folds", "actors", "emotions", "calibration"):
+        for table in ("folds", "speakers", "labels", "calibration"):
             assert pd.read_csv(done.path / f"metrics/{name}/{table}.csv")["clips"].sum() == 64
     pairs = json.loads((done.path / "metrics/compare.json").read_text())
     assert list(pairs) == [f"{one} - {two}" for two, one in itertools.combinations(MODELS, 2)]

@@ -41,12 +41,12 @@ def test_the_genuine_corpus_gives_the_committed_lock_and_metrics(project, tmp_pa
     assert "Running stage" not in project.run("dvc", "repro", "evaluate@svm").stdout
 
     rows, rng = pd.read_csv(project.path / "data/folds.csv"), np.random.default_rng(0)
-    rows["emotion"] = rows.groupby("actor")["emotion"].transform(
+    rows["label"] = rows.groupby("speaker")["label"].transform(
         lambda own: rng.permutation(own.to_numpy())
     )
     rows.to_csv(project.path / "data/folds.csv", index=False)
     printed = project.stage("svm_train").stdout
-    print("labels permuted within actor:", printed)
-    accuracy = float(re.search(r"accuracy on held-out actors: ([\d.]+)", printed)[1])
+    print("labels permuted within speaker:", printed)
+    accuracy = float(re.search(r"accuracy on held-out speakers: ([\d.]+)", printed)[1])
     # Three standard errors of 1440 clips, and a few more that all-one-class gains.
     assert accuracy == pytest.approx(1 / 8, abs=0.03)

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/predictions.csv"))
 
 
-def over_emotions(figure: Callable, table: pd.DataFrame) -> float:
-    """The mean of a figure over the emotions that occur."""
+def over_labels(figure: Callable, table: pd.DataFrame) -> float:
+    """The mean of a figure over the labels that occur."""
     actual = table["actual"]
     labels = sorted(set(actual))
     return figure(actual, table["predicted"], average="macro", labels=labels, zero_division=0)
@@ -26,21 +26,21 @@ def over_emotions(figure: Callable, table: pd.DataFrame) -> float:
 
 RATES = {
     "accuracy": lambda table: metrics.accuracy_score(table["actual"], table["predicted"]),
-    "uar": lambda table: over_emotions(metrics.recall_score, table),
-    "macro_f1": lambda table: over_emotions(metrics.f1_score, table),
+    "uar": lambda table: over_labels(metrics.recall_score, table),
+    "macro_f1": lambda table: over_labels(metrics.f1_score, table),
 }
 AS_WRITTEN = 6e-5  # four decimals
 PAIR = ("svm", "whisper-tiny.en-probe")
 
 
 def bounds(table: pd.DataFrame, figure: Callable) -> tuple[float, float]:
-    """A t interval over the actors' jackknife pseudo-values."""
-    actors, all_of_them = sorted(set(table["actor"])), figure(table)
+    """A t interval over the speakers' jackknife pseudo-values."""
+    speakers, all_of_them = sorted(set(table["speaker"])), figure(table)
     pseudo = [
-        len(actors) * all_of_them - (len(actors) - 1) * figure(table[table["actor"] != actor])
-        for actor in actors
+        len(speakers) * all_of_them - (len(speakers) - 1) * figure(table[table["speaker"] != speaker])
+        for speaker in speakers
     ]
-    return stats.t.interval(0.95, len(actors) - 1, all_of_them, stats.sem(pseudo))
+    return stats.t.interval(0.95, len(speakers) - 1, all_of_them, stats.sem(pseudo))
 
 
 def confidence_less_accuracy(table: pd.DataFrame) -> float:
@@ -74,7 +74,7 @@ def test_figures(folder):
 
 
 def test_differences():
-    """Of two models on the same clips: paired over actors."""
+    """Of two models on the same clips: paired over speakers."""
     svm, probe = (pd.read_csv(ROOT / "results" / name / "predictions.csv") for name in PAIR)
     figures, both = scoring.differences(probe, svm), probe.assign(other=svm["predicted"])
     for name, rate in RATES.items():
@@ -90,9 +90,9 @@ def test_differences():
 # By table in metrics/svm/: what a row of it is of, from the predictions and the clips' names.
 GROUPS = {
     "folds": lambda table: {"fold": table["fold"]},
-    "actors": lambda table: {"actor": table["actor"]},
+    "speakers": lambda table: {"speaker": table["speaker"]},
     "kinds": lambda table: {
-        "gender": table["actor"].map(lambda actor: "male" if actor % 2 else "female"),
+        "gender": table["speaker"].map(lambda speaker: "male" if speaker % 2 else "female"),
         "intensity": table["clip"].str[9:11].map({"01": "normal", "02": "strong"}),
         "statement": table["clip"].str[13:14],
     },
@@ -108,7 +108,7 @@ def test_tables(name):
         for groups in GROUPS[name](table).values()
         for value, rows in table.groupby(groups)
     ]
-    key = {"folds": "fold", "actors": "actor", "kinds": "value"}[name]
+    key = {"folds": "fold", "speakers": "speaker", "kinds": "value"}[name]
     columns = [key, "clips", *RATES]
     expected = pd.DataFrame(counted, columns=columns)
     pd.testing.assert_frame_equal(
@@ -116,18 +116,18 @@ def test_tables(name):
     )
 
 
-def test_emotions_confusion_and_calibration():
+def test_labels_confusion_and_calibration():
     table = pd.read_csv(ROOT / "results/svm/predictions.csv")
     actual, predicted = table["actual"], table["predicted"]
-    emotions = list(table.columns[5:13])
-    written = pd.read_csv(ROOT / "metrics/svm/emotions.csv")
-    assert list(written["emotion"]) == emotions
+    labels = list(table.columns[5:13])
+    written = pd.read_csv(ROOT / "metrics/svm/labels.csv")
+    assert list(written["label"]) == labels
     for name, figure in {
         "recall": metrics.recall_score,
         "precision": metrics.precision_score,
         "f1": metrics.f1_score,
     }.items():
-        counted = figure(actual, predicted, labels=emotions, average=None)
+        counted = figure(actual, predicted, labels=labels, average=None)
         assert written[name].to_numpy() == pytest.approx(counted, abs=AS_WRITTEN)
     pairs = pd.read_csv(ROOT / "metrics/svm/confusion.csv")
     assert pairs.value_counts().to_dict() == table[["actual", "predicted"]].value_counts().to_dict()

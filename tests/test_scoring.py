@@ -20,29 +20,29 @@ RESULTS = sorted(path.parent for path in (ROOT / "results").glob("*/predictions.
 NAMES = corpus.table(ravdess.read_manifest(ravdess.MANIFEST))
 
 
-def predictions(accuracy: float, seed: int = 0, actors: int = 24, clips: int = 60) -> pd.DataFrame:
+def predictions(accuracy: float, seed: int = 0, speakers: int = 24, clips: int = 60) -> pd.DataFrame:
     """A table as the models write it, right with a given probability."""
     rng = np.random.default_rng(seed)
-    size = actors * clips
+    size = speakers * clips
     actual = rng.integers(8, size=size)
     predicted = np.where(
         rng.random(size) < accuracy, actual, (actual + rng.integers(1, 8, size=size)) % 8
     )
     probabilities = np.full((size, 8), 0.05)
     probabilities[np.arange(size), predicted] = 0.65
-    actor = np.repeat(np.arange(1, actors + 1), clips)
-    groups = itertools.islice(NAMES.groupby("actor"), actors)
+    speaker = np.repeat(np.arange(1, speakers + 1), clips)
+    groups = itertools.islice(NAMES.groupby("speaker"), speakers)
     return pd.DataFrame({
         "clip": [clip for _, names in groups for clip in names["clip"][:clips]],
-        "actor": actor, "fold": (actor - 1) // 4,
+        "speaker": speaker, "fold": (speaker - 1) // 4,
         "actual": np.array(EMOTIONS)[actual], "predicted": np.array(EMOTIONS)[predicted],
         **dict(zip(EMOTIONS, probabilities.T, strict=True)),
     })  # fmt: skip
 
 
 def right(table: pd.DataFrame) -> pd.Series:
-    """Accuracy by actor."""
-    return (table["actual"] == table["predicted"]).groupby(table["actor"]).mean()
+    """Accuracy by speaker."""
+    return (table["actual"] == table["predicted"]).groupby(table["speaker"]).mean()
 
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
@@ -58,9 +58,9 @@ def test_tables_are_those_in_metrics():
     table = pd.read_csv(ROOT / "results/svm/predictions.csv")
     for name, scores in {
         "folds": scoring.by_group(table, "fold"),
-        "actors": scoring.by_group(table, "actor"),
+        "speakers": scoring.by_group(table, "speaker"),
         "kinds": scoring.by_kind(table),
-        "emotions": scoring.by_emotion(table),
+        "labels": scoring.by_label(table),
     }.items():
         written = pd.read_csv(ROOT / f"metrics/svm/{name}.csv")
         pd.testing.assert_frame_equal(
@@ -70,30 +70,30 @@ def test_tables_are_those_in_metrics():
     assert scoring.log_loss(table) == pytest.approx(-np.log(chances).mean())
 
 
-def test_uar_counts_only_emotions_that_occur():
+def test_uar_counts_only_labels_that_occur():
     table = predictions(0.5).query("actual != 'calm'")
-    recalls = [(rows["predicted"] == emotion).mean() for emotion, rows in table.groupby("actual")]
+    recalls = [(rows["predicted"] == label).mean() for label, rows in table.groupby("actual")]
     assert scoring.summary(table)["uar"] == pytest.approx(np.mean(recalls))
-    assert "calm" not in set(scoring.by_emotion(table)["emotion"])
+    assert "calm" not in set(scoring.by_label(table)["label"])
 
 
 def test_bounds_stay_among_possible_values():
-    table = predictions(1.0, actors=4)
-    table.loc[:3, "predicted"] = "calm"  # of the first actor: a bound above 1 by the formula
+    table = predictions(1.0, speakers=4)
+    table.loc[:3, "predicted"] = "calm"  # of the first speaker: a bound above 1 by the formula
     figures = scoring.summary(table)
     assert figures["accuracy_low"] < figures["accuracy"] < figures["accuracy_high"] == 1
 
 
-def test_one_actor_has_figures_without_bounds():
-    table = predictions(0.6, actors=1)
+def test_one_speaker_has_figures_without_bounds():
+    table = predictions(0.6, speakers=1)
     assert set(scoring.summary(table)) == {*scoring.RATES, "ece"}
     assert set(scoring.differences(table, table)) == set(scoring.RATES)
 
 
-# Actors that differ as those of RAVDESS do under MFCC + SVM, where accuracy by actor has gone from
+# Actors that differ as those of RAVDESS do under MFCC + SVM, where accuracy by speaker has gone from
 # 0.28 to 0.90: here the worst and the best of 24 have about 0.33 and 0.92.
-CLIPS = np.array([4] + 7 * [8])  # of an actor, by emotion
-EASE = np.array([0.3, 1.2, 0.4, 0.3, 1.4, 0.9, 1.3, 0.6])  # of an emotion: log odds of being right
+CLIPS = np.array([4] + 7 * [8])  # of a speaker, by label
+EASE = np.array([0.3, 1.2, 0.4, 0.3, 1.4, 0.9, 1.3, 0.6])  # of a label: log odds of being right
 
 
 def matrices(log_odds: np.ndarray) -> np.ndarray:
@@ -103,23 +103,23 @@ def matrices(log_odds: np.ndarray) -> np.ndarray:
 
 
 def two_models(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Matrices of random actors, shape (*shape, 2, 8, 8), under a model and one that is better, but
-    not for every actor."""
-    actor, emotion = rng.normal(0, 0.75, (*shape, 1)), rng.normal(0, 0.6, (*shape, 8))
+    """Matrices of random speakers, shape (*shape, 2, 8, 8), under a model and one that is better, but
+    not for every speaker."""
+    speaker, label = rng.normal(0, 0.75, (*shape, 1)), rng.normal(0, 0.6, (*shape, 8))
     gain = rng.normal(0.5, 0.4, (*shape, 1))
-    log_odds = [EASE + actor + emotion, EASE + actor + emotion / 2 + gain]
+    log_odds = [EASE + speaker + label, EASE + speaker + label / 2 + gain]
     return matrices(np.stack(log_odds, axis=-2))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("actors", [4, 8, 24])
-def test_bounds_hold_the_truth_in_95_of_100_experiments(actors):
-    """Each experiment draws actors anew, and then their clips, of a model's figures and of the
+@pytest.mark.parametrize("speakers", [4, 8, 24])
+def test_bounds_hold_the_truth_in_95_of_100_experiments(speakers):
+    """Each experiment draws speakers anew, and then their clips, of a model's figures and of the
     differences of two models alike."""
     rng = np.random.default_rng(0)
     everyone = (two_models(rng, 100_000) * CLIPS[:, None]).mean(axis=0)
     truth = scoring.rates(everyone)
-    counts = rng.multinomial(CLIPS, two_models(rng, 2000, actors))
+    counts = rng.multinomial(CLIPS, two_models(rng, 2000, speakers))
     for name in scoring.RATES:
         figures = {
             "model": (truth[name][0], lambda c, name=name: scoring.rates(c)[name][..., 0]),
@@ -137,27 +137,27 @@ def test_bounds_hold_the_truth_in_95_of_100_experiments(actors):
                 ]
             )
             held = np.mean((bounds[:, 0] <= true) & (true <= bounds[:, 1]))
-            print(f"{actors} actors, {name} of {what}: {held:.1%}")
+            print(f"{speakers} speakers, {name} of {what}: {held:.1%}")
             assert 0.93 <= held <= 0.97, (name, what)
 
 
-def test_difference_is_that_of_the_actors():
-    """For as many clips from each actor, a t interval over the actors' own differences."""
+def test_difference_is_that_of_the_speakers():
+    """For as many clips from each speaker, a t interval over the speakers' own differences."""
     worse = predictions(0.4)
-    better = worse.assign(  # right wherever the actor is a man
-        predicted=worse["predicted"].where(worse["actor"] % 2 == 0, worse["actual"])
+    better = worse.assign(  # right wherever the speaker is a man
+        predicted=worse["predicted"].where(worse["speaker"] % 2 == 0, worse["actual"])
     )
     figures = scoring.differences(better, worse)
-    by_actor = right(better) - right(worse)
-    low, high = stats.t.interval(0.95, 23, by_actor.mean(), stats.sem(by_actor))
-    expected = (by_actor.mean(), low, high)
+    by_speaker = right(better) - right(worse)
+    low, high = stats.t.interval(0.95, 23, by_speaker.mean(), stats.sem(by_speaker))
+    expected = (by_speaker.mean(), low, high)
     keys = ("accuracy", "accuracy_low", "accuracy_high")
     assert [figures[key] for key in keys] == pytest.approx(expected)
     assert 0 < figures["uar_low"] < figures["uar"] < figures["uar_high"]
     backwards = scoring.differences(worse, better)
     assert backwards["uar_low"] == pytest.approx(-figures["uar_high"])
     counts = scoring.compare(better, worse)
-    wrong_men = (worse["actor"] % 2 == 1) & (worse["actual"] != worse["predicted"])
+    wrong_men = (worse["speaker"] % 2 == 1) & (worse["actual"] != worse["predicted"])
     assert counts["only_first_right"] == wrong_men.sum() > 0
     assert counts["only_second_right"] == 0
     assert counts["both_right"] == (worse["actual"] == worse["predicted"]).sum()
@@ -169,7 +169,7 @@ def test_equal_models_do_not_differ_and_those_of_other_clips_are_refused():
     assert (figures["accuracy"], figures["accuracy_low"], figures["accuracy_high"]) == (0, 0, 0)
     for together in (scoring.differences, lambda *tables: mean([*tables])):
         with pytest.raises(errors.UserError, match="same clips"):
-            together(predictions(0.4), predictions(0.4, actors=23))
+            together(predictions(0.4), predictions(0.4, speakers=23))
 
 
 def test_the_mean_of_probabilities_decides():

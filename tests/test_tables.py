@@ -8,7 +8,7 @@ from ser import tables
 from ser.run.errors import UserError
 
 CLIPS = clips()
-SHARES = pd.get_dummies(CLIPS["emotion"]) * 0.2 + 0.1  # columns in alphabetical order
+SHARES = pd.get_dummies(CLIPS["label"]) * 0.2 + 0.1  # columns in alphabetical order
 PREDICTIONS = tables.from_probabilities(CLIPS, SHARES)
 
 
@@ -24,11 +24,11 @@ def changed(table, column, value, row=3):
     [
         (changed(CLIPS, "clip", CLIPS["clip"][0]), "twice"),
         (changed(CLIPS, "clip", "x"), "not the name"),
-        (changed(CLIPS, "actor", 7), "actor 7, against its name"),
+        (changed(CLIPS, "speaker", 7), "speaker 7, against its name"),
         (changed(CLIPS, "fold", 1), "is in two folds"),
         (changed(CLIPS, "fold", -1), "no number from 0 up"),
         (changed(CLIPS, "fold", None), "no fold in line 5"),
-        (changed(CLIPS, "emotion", "bored"), "emotion 'bored'"),
+        (changed(CLIPS, "label", "bored"), "label 'bored'"),
         (CLIPS.assign(fold=0), "two folds at least"),
         (CLIPS[:0], "two folds at least"),
         (CLIPS.drop(columns="fold"), "columns"),
@@ -42,9 +42,9 @@ def test_folds_that_do_not_hold_together(tmp_path, table, words):
 
 def test_permuted_labels_are_no_mistake(tmp_path):
     """As a control needs them."""
-    permuted = CLIPS.assign(emotion=CLIPS["emotion"].to_numpy()[::-1])
+    permuted = CLIPS.assign(label=CLIPS["label"].to_numpy()[::-1])
     permuted.to_csv(tmp_path / "folds.csv", index=False)
-    assert list(tables.folds(tmp_path / "folds.csv")["emotion"]) == list(permuted["emotion"])
+    assert list(tables.folds(tmp_path / "folds.csv")["label"]) == list(permuted["label"])
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_permuted_labels_are_no_mistake(tmp_path):
         (changed(PREDICTIONS, "calm", "much"), "sum to 1"),
         (changed(PREDICTIONS, "calm", float("inf")), "sum to 1"),
         (changed(PREDICTIONS, "predicted", "bored"), "predicted 'bored'"),
-        (changed(PREDICTIONS, "actor", 1.5), "actor is not a whole number"),
+        (changed(PREDICTIONS, "speaker", 1.5), "speaker is not a whole number"),
         (changed(PREDICTIONS, "clip", PREDICTIONS["clip"][0]), "every clip"),
         (PREDICTIONS[:0], "every clip"),
         (PREDICTIONS[PREDICTIONS["fold"] > 0], r"folds \[0, 1, 2\]"),

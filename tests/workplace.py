@@ -29,23 +29,23 @@ torch.set_num_threads(1)  # models this small only wait for a second thread
 
 
 def make(
-    folder: Path, weights: bool, whisper: bool = False, emotions: int = 2, **changes: object
+    folder: Path, weights: bool, whisper: bool = False, labels: int = 2, **changes: object
 ) -> Path:
-    """A folder to run stages in: clips of 12 actors in so many emotions each, params of a short
+    """A folder to run stages in: clips of 12 speakers in so many labels each, params of a short
     training, a tiny checkpoint with or without weights, wav2vec 2.0's or Whisper's. The probe wants
-    six emotions."""
+    six labels."""
     (folder / "data/audio").mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
-    for actor in range(1, 13):
-        for emotion in (1 + (actor + 3 * number) % 8 for number in range(emotions)):
-            clip = f"03-01-{emotion:02}-01-01-01-{actor:02}"
+    for speaker in range(1, 13):
+        for label in (1 + (speaker + 3 * number) % 8 for number in range(labels)):
+            clip = f"03-01-{label:02}-01-01-01-{speaker:02}"
             time_ = np.arange(rng.integers(4000, 9000)) / 16000
-            tone = np.sin(2 * np.pi * (150 + 90 * emotion) * time_) * 4000 + rng.normal(
+            tone = np.sin(2 * np.pi * (150 + 90 * label) * time_) * 4000 + rng.normal(
                 0, 200, len(time_)
             )
             audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
-            rows.append({**describe(clip), "fold": (actor - 1) // 2})
+            rows.append({**describe(clip), "fold": (speaker - 1) // 2})
     pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
     (write_whisper if whisper else write_checkpoint)(folder / "tiny")
     if weights:

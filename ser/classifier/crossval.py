@@ -1,4 +1,4 @@
-"""Nested cross-validation over actors: every choice is made inside the training actors of a fold,
+"""Nested cross-validation over speakers: every choice is made inside the training speakers of a fold,
 then a model predicts the fold's own."""
 
 import functools
@@ -37,18 +37,18 @@ class Data:
 
     @property
     def labels(self) -> np.ndarray:
-        """The emotion of each clip."""
-        return self.clips["emotion"].to_numpy(dtype=str)
+        """The label of each clip."""
+        return self.clips["label"].to_numpy(dtype=str)
 
     @property
-    def actors(self) -> np.ndarray:
-        """The number of each clip's actor."""
-        return self.clips["actor"].to_numpy()
+    def speakers(self) -> np.ndarray:
+        """The number of each clip's speaker."""
+        return self.clips["speaker"].to_numpy()
 
     def with_speakers_normalised(self) -> "Data":
-        """Each actor's features standardised by mean and deviation of that actor's own clips: no
+        """Each speaker's features standardised by mean and deviation of that speaker's own clips: no
         labels, but all those clips."""
-        groups = self.table.groupby(self.actors)
+        groups = self.table.groupby(self.speakers)
         deviations = groups.transform("std", ddof=0).replace(0, 1)
         table = (self.table - groups.transform("mean")) / deviations
         return Data(self.clips, table, self.features | {"speaker_norm": True})
@@ -125,19 +125,19 @@ def candidates(
 
 
 def inner_splits(
-    labels: np.ndarray, actors: np.ndarray, folds: int
+    labels: np.ndarray, speakers: np.ndarray, folds: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of a cross-validation whose folds share no actor and have like shares of
-    emotions.
+    """Train and test rows of a cross-validation whose folds share no speaker and have like shares of
+    labels.
 
     Raises:
-        UserError: fewer actors than folds.
+        UserError: fewer speakers than folds.
     """
-    if len(set(actors)) < folds:
+    if len(set(speakers)) < folds:
         raise errors.UserError(
-            f"inner_folds = {folds}: a fold has only {len(set(actors))} training actors"
+            f"inner_folds = {folds}: a fold has only {len(set(speakers))} training speakers"
         )
-    return list(StratifiedGroupKFold(folds).split(labels, labels, actors))
+    return list(StratifiedGroupKFold(folds).split(labels, labels, speakers))
 
 
 def candidate_scores(
@@ -186,7 +186,7 @@ class Choice(NamedTuple):
     Attributes:
         rows: the candidates with their accuracy and whether each is chosen.
         best: the chosen one.
-        scores: its class scores of each clip by the model that has not seen the clip's actor,
+        scores: its class scores of each clip by the model that has not seen the clip's speaker,
             shape (clips, classes).
     """
 
@@ -196,10 +196,10 @@ class Choice(NamedTuple):
 
 
 def choose(
-    table: pd.DataFrame, labels: np.ndarray, actors: np.ndarray, grid: list[dict], folds: int
+    table: pd.DataFrame, labels: np.ndarray, speakers: np.ndarray, grid: list[dict], folds: int
 ) -> Choice:
-    """Choose the best candidate by a cross-validation over the actors given."""
-    splits = inner_splits(labels, actors, folds)
+    """Choose the best candidate by a cross-validation over the speakers given."""
+    splits = inner_splits(labels, speakers, folds)
     scores = [candidate_scores(table, labels, *split, grid) for split in splits]
     return best_candidate(labels, grid, splits, scores)
 
@@ -243,8 +243,8 @@ def fit_fold(
     Returns:
         the model; the candidates with their accuracy; probabilities of the other clips, by row.
     """
-    table, labels, actors = data.table[rows], data.labels[rows], data.actors[rows]
-    choice = choose(table, labels, actors, grid, inner_folds)
+    table, labels, speakers = data.table[rows], data.labels[rows], data.speakers[rows]
+    choice = choose(table, labels, speakers, grid, inner_folds)
     fitted = model.fit(table, labels, choice.best, choice.scores, data.features)
     return fitted, choice.rows, fitted.probabilities(data.table[~rows])
 
@@ -252,7 +252,7 @@ def fit_fold(
 def fit_folds(
     stage: str, data: Data, grid: list[dict], inner_folds: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, Model]:
-    """Train a model per fold on all actors but the fold's, and one on all actors.
+    """Train a model per fold on all speakers but the fold's, and one on all speakers.
 
     As `fit_fold` does, but with the parts of all cross-validations side by side.
 
@@ -260,13 +260,13 @@ def fit_folds(
         stage: name of the progress bar; for the others see `fit_fold`.
 
     Returns:
-        predictions.csv, search.csv and the model of all actors.
+        predictions.csv, search.csv and the model of all speakers.
     """
-    numbers, labels, actors = data.clips["fold"].to_numpy(), data.labels, data.actors
+    numbers, labels, speakers = data.clips["fold"].to_numpy(), data.labels, data.speakers
     training = {str(number): numbers != number for number in np.unique(numbers)}
     training["all"] = np.ones(len(numbers), bool)
     splits = {
-        name: inner_splits(labels[rows], actors[rows], inner_folds)
+        name: inner_splits(labels[rows], speakers[rows], inner_folds)
         for name, rows in training.items()
     }
 
@@ -292,8 +292,8 @@ def fit_folds(
     fitted = parallel.over(fit, training, None, largest=1)
     search = [{"fold": name, **row} for name, choice in choices.items() for row in choice.rows]
     probabilities = pd.concat([part for _, part in fitted]).sort_index()
-    predictions = data.clips[["clip", "actor", "fold"]].assign(
-        actual=data.clips["emotion"], predicted=probabilities.idxmax(axis=1)
+    predictions = data.clips[["clip", "speaker", "fold"]].assign(
+        actual=data.clips["label"], predicted=probabilities.idxmax(axis=1)
     )
     final, _ = fitted[-1]
     return pd.concat([predictions, probabilities], axis=1), pd.DataFrame(search), final
@@ -306,7 +306,7 @@ def protocol(inner_folds: int, transductive: bool = False) -> str:
         inner_folds: of the cross-validation that chose.
         transductive: whether speakers were normalised.
     """
-    chosen = f"{inner_folds}-fold cross-validation over training actors"
+    chosen = f"{inner_folds}-fold cross-validation over training speakers"
     text = f"blocks, kernel, C, gamma and calibration chosen by {chosen}"
     if transductive:
         text = (

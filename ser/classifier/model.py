@@ -1,4 +1,4 @@
-"""A classifier of emotions over feature blocks: trained, stored, and predicting on its own."""
+"""A classifier of labels over feature blocks: trained, stored, and predicting on its own."""
 
 import json
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Model:
         scale: its standard deviation, shape (features,).
         clips: features of the training clips in the kernel expansion of the margins, shape
             (n, features); of a logistic regression none, shape (0, features).
-        coefficients: of `clips` in each margin, shape (pairs of emotions, n); of a logistic
+        coefficients: of `clips` in each margin, shape (pairs of labels, n); of a logistic
             regression those of the features, shape (8, features).
         intercepts: of the margins, shape (margins,).
     """
@@ -74,7 +74,7 @@ class Model:
         return [name for block in self.settings.columns.values() for name in block]
 
     def probabilities(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A probability per emotion, in the corpus's order; a row per row of `table`.
+        """A probability per label, in the corpus's order; a row per row of `table`.
 
         Args:
             table: holds `columns`, among others.
@@ -134,7 +134,7 @@ def fit(
     Args:
         table: features in columns, float64.
         candidate: blocks (weights by name), kernel, C and gamma.
-        scores: class scores of the same rows, each by a model that has not seen its actor, shape
+        scores: class scores of the same rows, each by a model that has not seen its speaker, shape
             (n, classes).
         features: settings that the features were computed with (see `Settings`).
     """

@@ -74,11 +74,11 @@ class Voice(NamedTuple):
     level: float  # dB relative to the average speaker
 
 
-def voice(actor: int) -> Voice:
-    """The voice of an actor, 1 to 24: odd numbers are men, even are women, no two alike."""
+def voice(speaker: int) -> Voice:
+    """The voice of a speaker, 1 to 24: odd numbers are men, even are women, no two alike."""
     # Multiples of an irrational number, modulo 1, spread evenly.
-    pitch, formants, tempo, level = actor * np.sqrt([2, 3, 5, 7]) % 1
-    lowest, longest = (95, 0.95) if actor % 2 else (170, 1.1)
+    pitch, formants, tempo, level = speaker * np.sqrt([2, 3, 5, 7]) % 1
+    lowest, longest = (95, 0.95) if speaker % 2 else (170, 1.1)
     return Voice(lowest * 1.5**pitch, longest + 0.12 * formants, 0.88 + 0.24 * tempo, 4 * level - 2)
 
 
@@ -133,7 +133,7 @@ def clip(job: tuple[Path, float]) -> None:
     path, seconds = job
     content = corpus.describe(path.stem)
     rng = np.random.default_rng([int(field) for field in path.stem.split("-")])
-    speaker, manner = voice(int(content["actor"])), direct(str(content["emotion"]), rng)
+    speaker, manner = voice(int(content["speaker"])), direct(str(content["emotion"]), rng)
     # Of a neutral statement of average tempo; most emotions are slower.
     length = 0.77 * seconds / (speaker.tempo * (1 + manner.tempo / 100))
     vowels = STATEMENTS[int(content["statement"]) - 1]
@@ -146,20 +146,20 @@ def clip(job: tuple[Path, float]) -> None:
 def write(folder: Path, takes: int, seconds: float) -> None:
     """Write the corpus: Actor_XX/03-01-EE-01-SS-RR-AA.wav, 48 kHz PCM_16, mono or stereo.
 
-    24 actors, 8 emotions, and `takes` clips of each actor and emotion. The same bytes for the same
+    24 speakers, 8 emotions, and `takes` clips of each speaker and emotion. The same bytes for the same
     arguments, whatever the number of cores.
 
     Args:
         folder: made if it is not there; must not hold a corpus yet.
-        takes: clips per actor and emotion, 1 to 4: statements 1 and 2, then both repeated.
+        takes: clips per speaker and emotion, 1 to 4: statements 1 and 2, then both repeated.
         seconds: mean length of a clip.
     """
     jobs = []
-    for actor in corpus.ACTORS:
-        home = folder / f"Actor_{actor:02}"
+    for speaker in corpus.ACTORS:
+        home = folder / f"Actor_{speaker:02}"
         home.mkdir(parents=True)
         for emotion in range(1, 1 + len(corpus.EMOTIONS)):
             for repetition, statement in ((1, 1), (1, 2), (2, 1), (2, 2))[:takes]:
-                name = f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{actor:02}.wav"
+                name = f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{speaker:02}.wav"
                 jobs.append((home / name, seconds))
     parallel.over(clip, jobs, "synthesise")

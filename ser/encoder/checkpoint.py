@@ -1,4 +1,4 @@
-"""Pretrained encoders of speech, loaded under a head for our emotions."""
+"""Pretrained encoders of speech, loaded under a head for our labels."""
 
 import os
 import warnings
@@ -122,8 +122,8 @@ def load(
     draws: Any = None,
     **changes: object,
 ) -> Encoder:
-    """Load an encoder under a head for our emotions, in eval mode: with the checkpoint's weights,
-    or new ones if it has none. The head is new unless the checkpoint has one for our emotions.
+    """Load an encoder under a head for our labels, in eval mode: with the checkpoint's weights,
+    or new ones if it has none. The head is new unless the checkpoint has one for our labels.
 
     Args:
         folder: holds config.json, preprocessor_config.json and perhaps weights, of any precision;

@@ -53,15 +53,15 @@ samples, _ = librosa.load("CLIP", sr=16000){trim}
 
 **Data.** {corpus}. {source}
 
-**Figures.** On the {clips} clips of actors {held_out}, none of whom it was trained on:
+**Figures.** On the {clips} clips of speakers {held_out}, none of whom it was trained on:
 accuracy {accuracy}, unweighted average recall {uar}; one of eight by chance is 12.5 %.
-In brackets: 95 % bounds, a t interval over these actors, who are few.
+In brackets: 95 % bounds, a t interval over these speakers, who are few.
 
 | emotion | clips | recall |
 |---|---|---|
 {recalls}
 
-**Limits.** Acted emotions, two sentences, North American English, few voices. What an actor shows
+**Limits.** Acted emotions, two sentences, North American English, few voices. What a speaker shows
 is not what a person feels: not for judging people, and untested on children, other languages,
 noise, telephones and spontaneous speech. Clips of other length or level than the corpus's may be
 misjudged.
@@ -70,7 +70,7 @@ misjudged.
 
 def write(
     predictions: pd.DataFrame,
-    actors: list[int],
+    speakers: list[int],
     protocol: str,
     corpus: str,
     trim_db: float | None,
@@ -80,7 +80,7 @@ def write(
 
     Args:
         predictions: of the held-out clips, with the columns of predictions.csv.
-        actors: that the model was trained on.
+        speakers: that the model was trained on.
         protocol: what was trained, in one line.
         corpus: a key of `corpus.TITLES`.
         trim_db: silence is cut off both ends of a clip, dB under the peak; None: it is not.
@@ -100,11 +100,11 @@ def write(
         call=OWN if not_pipeline else PIPELINE,
         note=NOT_PIPELINE.format(not_pipeline) if not_pipeline else "",
         protocol=protocol,
-        trained=", ".join(map(str, actors)),
+        trained=", ".join(map(str, speakers)),
         corpus=TITLES[corpus],
         source=SOURCES[corpus],
         clips=len(predictions),
-        held_out=", ".join(map(str, sorted(set(predictions["actor"])))),
+        held_out=", ".join(map(str, sorted(set(predictions["speaker"])))),
         accuracy=scoring.as_text(figures, "accuracy", "{:.1f} %"),
         uar=scoring.as_text(figures, "uar", "{:.1f} %"),
         recalls="\n".join(recalls),

@@ -47,7 +47,7 @@ class LayersHead(nn.Module):
         return torch.cat(parts, dim=1)
 
     def forward(self, states: HiddenStates) -> torch.Tensor:
-        """Logits of the emotions, float32, shape (clips, 8)."""
+        """Logits of the labels, float32, shape (clips, 8)."""
         with torch.autocast(states.mask.device.type, enabled=False):
             return self.linear(self.dropout((self.pool(states) - self.centre) / self.scale))
 

@@ -142,7 +142,7 @@ def make_optimizer(encoder: Encoder, settings: params.Params) -> torch.optim.Ada
 
 
 def uar(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Unweighted average recall over the emotions that occur."""
+    """Unweighted average recall over the labels that occur."""
     return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
 
 
@@ -151,7 +151,7 @@ class Training:
 
     Attributes:
         numbers: of the clips to train on, places in `table`.
-        inner: of the clips of the inner fold of training actors, whose UAR is known after every
+        inner: of the clips of the inner fold of training speakers, whose UAR is known after every
             epoch; with `select: inner` the best epoch's weights are the result.
         batches: of each optimizer step, the places in `numbers` of its clips.
         done: steps taken.
@@ -176,7 +176,7 @@ class Training:
 
         Args:
             encoder: trained in place.
-            table: fold and emotion of every clip in `clips`, in their order.
+            table: fold and label of every clip in `clips`, in their order.
             fold: whose clips are held out.
             inner: whether one more fold, the next or after the last the first, is held out as
                 `inner`.
@@ -192,7 +192,7 @@ class Training:
         apart = (table["fold"] == next_fold).to_numpy() & inner
         self.numbers = np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart)
         self.inner = np.flatnonzero(apart)
-        self.labels = table["emotion"].map(EMOTIONS.index).to_numpy()
+        self.labels = table["label"].map(EMOTIONS.index).to_numpy()
         shortest = int(encoder.frames(torch.tensor(clips.lengths[self.numbers].min())))
         if settings.mask_time_prob and settings.mask_time_length > shortest:
             raise UserError(
@@ -393,7 +393,7 @@ class Training:
         self.curve += rows
 
     def probabilities(self, numbers: np.ndarray) -> np.ndarray:
-        """Probabilities of the emotions for these clips, shape (n, 8), float64, from float32
+        """Probabilities of the labels for these clips, shape (n, 8), float64, from float32
         logits whatever training uses."""
         logits = self.over_clips(numbers, len(EMOTIONS), self.encoder)
         return softmax(logits.astype(float), axis=1)  # not every device has float64
@@ -439,8 +439,8 @@ class Training:
         """The rows of predictions.csv: the held-out clips, with the weights as they are."""
         held_out = self.table[self.table["fold"] == self.fold]
         probabilities = self.probabilities(held_out.index.to_numpy())
-        rows = held_out[["clip", "actor", "fold"]].assign(
-            actual=held_out["emotion"],
+        rows = held_out[["clip", "speaker", "fold"]].assign(
+            actual=held_out["label"],
             predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)],
         )
         rows[list(EMOTIONS)] = probabilities
@@ -544,7 +544,7 @@ def prepare(
     inner: bool,
     saved: Path | None = None,
 ) -> Training:
-    """The training on the actors outside `fold`, made of the files that earlier stages wrote.
+    """The training on the speakers outside `fold`, made of the files that earlier stages wrote.
 
     Args:
         inner: whether the next fold is held out as well, and scored after every epoch.
@@ -626,7 +626,7 @@ def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], 
 
 
 def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:
-    """After every epoch, the UAR on the inner fold of training actors: of that epoch, or the best
+    """After every epoch, the UAR on the inner fold of training speakers: of that epoch, or the best
     so far if `select` is inner."""
     training = prepare(settings, fold, make_accelerator(settings.precision), inner=True)
     curve: list[float] = []
@@ -638,7 +638,7 @@ def inner_scores(settings: params.Params, fold: int) -> Iterator[float]:
 
 
 def predict(settings: params.Params, fold: int) -> pd.Series:
-    """Train outside the fold as `w2v_finetune` does; the emotions predicted in it, by clip."""
+    """Train outside the fold as `w2v_finetune` does; the labels predicted in it, by clip."""
     accelerator, inner = make_accelerator(settings.precision), settings.select == "inner"
     training = prepare(settings, fold, accelerator, inner)
     while training.done < len(training.batches):

@@ -24,13 +24,13 @@ def colour(models: list[str]) -> alt.Color:
     return alt.Color("model:N", scale=scale, legend=alt.Legend(title=None, orient="top"))
 
 
-def by_emotion(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Recall of each emotion under each model, from `scoring.by_emotion`'s tables by title."""
+def by_label(tables: dict[str, pd.DataFrame]) -> alt.Chart:
+    """Recall of each label under each model, from `scoring.by_label`'s tables by title."""
     return (
         alt.Chart(stacked(tables))
         .mark_bar()
         .encode(
-            x=alt.X("emotion:N", sort=list(EMOTIONS), title=None, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("label:N", sort=list(EMOTIONS), title=None, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("model:N", sort=list(tables)),
             y=alt.Y("recall:Q", scale=RECALL, title="recall"),
             color=colour(list(tables)),
@@ -38,21 +38,21 @@ def by_emotion(tables: dict[str, pd.DataFrame]) -> alt.Chart:
             description="text:N",
         )
         .transform_calculate(
-            link="'#emotion=' + datum.emotion",
-            text="datum.model + ', ' + datum.emotion + ': recall ' + format(datum.recall, '.1%')",
+            link="'#label=' + datum.label",
+            text="datum.model + ', ' + datum.label + ': recall ' + format(datum.recall, '.1%')",
         )
         .properties(width=820, height=220)
     )
 
 
-def by_actor(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Mean recall over the emotions (UAR) of each actor under each model, women and men apart, from
+def by_speaker(tables: dict[str, pd.DataFrame]) -> alt.Chart:
+    """Mean recall over the labels (UAR) of each speaker under each model, women and men apart, from
     `scoring.by_group`'s tables by title."""
     return (
         alt.Chart(stacked(tables))
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
-            x=alt.X("actor:O", title="actor", axis=alt.Axis(labelAngle=0, grid=True)),
+            x=alt.X("speaker:O", title="speaker", axis=alt.Axis(labelAngle=0, grid=True)),
             y=alt.Y("uar:Q", scale=RECALL, title="mean recall (UAR)"),
             color=colour(list(tables)),
             shape=alt.Shape("model:N", sort=list(tables), legend=None),
@@ -61,9 +61,9 @@ def by_actor(tables: dict[str, pd.DataFrame]) -> alt.Chart:
             description="text:N",
         )
         .transform_calculate(
-            gender="datum.actor % 2 ? 'men' : 'women'",
-            link="'#actor=' + datum.actor",
-            text="datum.model + ', actor ' + datum.actor + ': UAR ' + format(datum.uar, '.1%')",
+            gender="datum.speaker % 2 ? 'men' : 'women'",
+            link="'#speaker=' + datum.speaker",
+            text="datum.model + ', speaker ' + datum.speaker + ': UAR ' + format(datum.uar, '.1%')",
         )
         .properties(width=390, height=220)
         .resolve_scale(x="independent")

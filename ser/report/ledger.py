@@ -141,11 +141,11 @@ def measured() -> str:
 
 
 def folds() -> str:
-    """The accuracy of each result with several folds of several actors in each, in percent."""
+    """The accuracy of each result with several folds of several speakers in each, in percent."""
     scores = {}
     for name in settings()["measured"]:
         part = scoring.by_group(read(name).predictions, "fold")
-        if len(part) > 1 < part["actors"].min():
+        if len(part) > 1 < part["speakers"].min():
             scores[name] = (100 * part["accuracy"]).map("{:.1f}".format)
     cells = pd.DataFrame(scores).T.fillna("")
     return table(["result", *(f"fold {number}" for number in cells)], cells.itertuples())
@@ -153,7 +153,7 @@ def folds() -> str:
 
 def differences() -> str:
     """The differences of the pairs that tables.yaml names, in points, on the clips of both, paired
-    over actors."""
+    over speakers."""
     rows = []
     for first, second in settings()["pairs"]:
         tables = [read(name).predictions for name in (first, second)]

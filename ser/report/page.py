@@ -54,7 +54,7 @@ class Results:
         corpus: the value of `corpus` in params.yaml.
         params: the text of params.yaml.
         models: by name.
-        audit, by_emotion: metrics/corpus.json and corpus.csv.
+        audit, by_label: metrics/corpus.json and corpus.csv.
         measured: the ledger's results, see `ledger.results`.
         published: other people's figures, as results/tables.yaml has them.
     """
@@ -63,13 +63,13 @@ class Results:
     params: str
     models: dict[str, Model]
     audit: dict[str, object]
-    by_emotion: pd.DataFrame
+    by_label: pd.DataFrame
     measured: list[list[str]]
     published: list[dict[str, Any]]
 
     @property
     def leaky(self) -> bool:
-        """True if held-out actors may be in training, too."""
+        """True if held-out speakers may be in training, too."""
         return any("LEAKY" in model.protocol for model in self.models.values())
 
     @property
@@ -84,12 +84,12 @@ def figures_of(model: Model) -> dict[str, Any]:
     predictions = model.predictions
     figures = scoring.summary(predictions) | scoring.bounded(predictions)
     counts = pd.crosstab(predictions["actual"], predictions["predicted"])
-    emotions = [emotion for emotion in corpus.EMOTIONS if emotion in counts.index]
+    labels = [label for label in corpus.EMOTIONS if label in counts.index]
     return {
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
         "log_loss": scoring.log_loss(predictions),
         "calibration_error": figures["ece"],
-        "confusion": counts.reindex(index=emotions, columns=corpus.EMOTIONS, fill_value=0),
+        "confusion": counts.reindex(index=labels, columns=corpus.EMOTIONS, fill_value=0),
     }
 
 
@@ -139,15 +139,15 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
         return {model.title: function(model.predictions) for model in results.models.values()}
 
     shown = {
-        "emotions": (
-            "Recall by emotion",
-            "The share of an emotion's clips that a model names. A bar leads to their clips.",
-            charts.by_emotion(each(scoring.by_emotion)),
+        "labels": (
+            "Recall by label",
+            "The share of a label's clips that a model names. A bar leads to their clips.",
+            charts.by_label(each(scoring.by_label)),
         ),
-        "actors": (
-            "Recall by actor",
-            "The mean recall over the emotions, for each actor. A mark leads to the actor's clips.",
-            charts.by_actor(each(lambda table: scoring.by_group(table, "actor"))),
+        "speakers": (
+            "Recall by speaker",
+            "The mean recall over the labels, for each speaker. A mark leads to the speaker's clips.",
+            charts.by_speaker(each(lambda table: scoring.by_group(table, "speaker"))),
         ),
         "calibration": (
             "Calibration",
@@ -169,9 +169,9 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
 
 def for_script(results: Results) -> dict[str, Any]:
     """The clips and the models' answers, for the page's script."""
-    emotions = list(corpus.EMOTIONS)
+    labels = list(corpus.EMOTIONS)
     return {
-        "emotions": emotions,
+        "labels": labels,
         "statements": SENTENCES[results.corpus],
         "quietest": clips.QUIETEST,
         "clips": results.clips.to_dict("list"),
@@ -179,8 +179,8 @@ def for_script(results: Results) -> dict[str, Any]:
             {
                 "name": name,
                 "title": model.title,
-                "predicted": model.predictions["predicted"].map(emotions.index).tolist(),
-                "permille": np.rint(1000 * model.predictions[emotions].to_numpy())
+                "predicted": model.predictions["predicted"].map(labels.index).tolist(),
+                "permille": np.rint(1000 * model.predictions[labels].to_numpy())
                 .astype(int)
                 .tolist(),
             }
@@ -236,9 +236,9 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         published=[(words, ledger.published(words)) for words in results.published],
         pairs=pairs(results.models.values()),
         groups=groups(results),
-        emotions=corpus.EMOTIONS,
+        labels=corpus.EMOTIONS,
         charts=shown,
-        actors=sorted(set(data["clips"]["actor"])),
+        speakers=sorted(set(data["clips"]["speaker"])),
         runs=[machine(model) for model in results.models.values() if model.run],
         versions=", ".join([
             f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)

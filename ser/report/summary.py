@@ -46,7 +46,7 @@ def lines(folder: Path, models: dict[str, str]) -> list[str]:
         clips = pd.read_csv(folder / name / "folds.csv")["clips"].sum()
         cells = [scoring.as_text(figures, rate) for rate in scoring.RATES]
         rows.append(f"| {models[name]} | {clips} | {' | '.join(cells)} |")
-    rows += ["", "In brackets: 95 % bounds, a t interval over actors. Chance is 12.5 %."]
+    rows += ["", "In brackets: 95 % bounds, a t interval over speakers. Chance is 12.5 %."]
     for name in scored:
         protocol = (folder / name / "protocol.txt").read_text(encoding="utf-8").strip()
         rows.append(f"{models[name]}: {protocol}.")
@@ -57,5 +57,5 @@ def lines(folder: Path, models: dict[str, str]) -> list[str]:
             accuracy, uar = (
                 scoring.as_text(figures, rate, "{:+.1f}") for rate in ("accuracy", "uar")
             )
-            rows.append(f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over actors.")
+            rows.append(f"{titles}: accuracy {accuracy}, UAR {uar} points, paired over speakers.")
     return rows

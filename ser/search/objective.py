@@ -1,4 +1,4 @@
-"""The objectives of a search: scores on speakers held out inside the training actors of one outer
+"""The objectives of a search: scores on speakers held out inside the training speakers of one outer
 fold, never on that fold's own.
 
 A *branch* is one of the models that the pipeline trains, with what a search needs of it; `fold` is
@@ -28,7 +28,7 @@ FEATURES = Path("data/features/clips.arrow")
 
 
 def clips_outside(fold: int) -> pd.DataFrame:
-    """The clips of the training actors of an outer fold.
+    """The clips of the training speakers of an outer fold.
 
     Raises:
         UserError: no such fold.
@@ -88,7 +88,7 @@ def features(clips: pd.DataFrame, settings: params.Params) -> crossval.Data:
 
 
 class Svm:
-    """The SVM on MFCCs, scored by the accuracy in the cross-validation over training actors that
+    """The SVM on MFCCs, scored by the accuracy in the cross-validation over training speakers that
     `svm_train` chooses by."""
 
     name = "svm"
@@ -101,11 +101,11 @@ class Svm:
         return [*code("classifier"), *(AUDIO / f"{clip}.wav" for clip in clips)]
 
     def choose(self, settings: params.Params, fold: int) -> crossval.Choice:
-        """`crossval.choose` among svm_train's candidates, on the training actors of a fold."""
+        """`crossval.choose` among svm_train's candidates, on the training speakers of a fold."""
         data, chosen = features(clips_outside(fold), settings), settings.svm_train
         grid = crossval.candidates(chosen.blocks, chosen, data.table)
         with threadpool_limits(1):
-            return crossval.choose(data.table, data.labels, data.actors, grid, chosen.inner_folds)
+            return crossval.choose(data.table, data.labels, data.speakers, grid, chosen.inner_folds)
 
     def defaults(self, settings: params.Params, fold: int) -> dict[str, object]:
         """The values that `svm_train` itself would choose, by dotted name."""
@@ -118,7 +118,7 @@ class Svm:
         yield QUARTERS, float(max(row["accuracy"] for row in rows))
 
     def predict(self, settings: params.Params, fold: int) -> pd.Series:
-        """Train outside the fold as `svm_train` does: the emotions predicted in it, by clip."""
+        """Train outside the fold as `svm_train` does: the labels predicted in it, by clip."""
         table = tables.folds()
         training = (table["fold"] != fold).to_numpy()
         data, chosen = features(table, settings), settings.svm_train
@@ -129,7 +129,7 @@ class Svm:
 
 
 class Finetuning:
-    """The fine-tuning of an encoder, scored by the UAR on the inner fold of training actors that
+    """The fine-tuning of an encoder, scored by the UAR on the inner fold of training speakers that
     `select: inner` looks at. What trains is imported late: transformers takes seconds."""
 
     name = "w2v"
@@ -158,7 +158,7 @@ class Finetuning:
                 yield passed, uar
 
     def predict(self, settings: params.Params, fold: int) -> pd.Series:
-        """Train outside the fold as `w2v_finetune` does: the emotions predicted in it, by clip."""
+        """Train outside the fold as `w2v_finetune` does: the labels predicted in it, by clip."""
         from ser.finetune import train
 
         return train.predict(settings, fold)
@@ -180,7 +180,7 @@ def train_and_predict(origin: str, branch: Branch, settings: params.Params, fold
 
 
 def held_out(branch: Branch, settings: params.Params, fold: int) -> pd.Series:
-    """The emotions predicted for the clips of the outer fold, by clip, as the branch's own stage
+    """The labels predicted for the clips of the outer fold, by clip, as the branch's own stage
     predicts them; kept on disk."""
     memory = joblib.Memory(STATE / "predictions", verbose=0)
     kept = memory.cache(train_and_predict, ignore=["branch", "settings"])

@@ -14,12 +14,12 @@ from ser.search.study import FoldSearch
 
 FOLDER = Path("metrics/search")
 FOR_ALL = (
-    "one choice for all folds, made on speakers held out inside the training actors of outer fold "
-    "{}: that fold is clean; the actors of the others had a part in the choice, and their figures "
+    "one choice for all folds, made on speakers held out inside the training speakers of outer fold "
+    "{}: that fold is clean; the speakers of the others had a part in the choice, and their figures "
     "are optimistic"
 )
 NESTED = (
-    "nested: each outer fold's own choice, made on speakers held out inside its training actors; "
+    "nested: each outer fold's own choice, made on speakers held out inside its training speakers; "
     "every fold is clean"
 )
 
@@ -39,12 +39,12 @@ def command(search: FoldSearch) -> str:
 def predictions(searches: Sequence[FoldSearch]) -> pd.DataFrame:
     """The held-out clips, predicted with params.yaml as it is (`before`) and as chosen (`after`).
 
-    A fold is *clean* if its actors had no part in the choice that it is scored with. Of one choice
+    A fold is *clean* if its speakers had no part in the choice that it is scored with. Of one choice
     for all folds, a branch that takes seconds is scored on all of them, any other on the clean one
     alone.
 
     Returns:
-        clip, actor, fold, actual, clean, before, after; a row per clip, sorted.
+        clip, speaker, fold, actual, clean, before, after; a row per clip, sorted.
     """
     first, own = searches[0], {search.fold: search for search in searches}
     parts = []
@@ -56,8 +56,8 @@ def predictions(searches: Sequence[FoldSearch]) -> pd.DataFrame:
             for values in (search.settings, search.parameters(search.choice()))
         )
         parts.append(pd.DataFrame({"clean": fold in own, "before": before, "after": after}))
-    clips = tables.folds().rename(columns={"emotion": "actual"}).set_index("clip")
-    clips = clips[["actor", "fold", "actual"]].join(pd.concat(parts), how="inner")
+    clips = tables.folds().rename(columns={"label": "actual"}).set_index("clip")
+    clips = clips[["speaker", "fold", "actual"]].join(pd.concat(parts), how="inner")
     return clips.sort_index().reset_index()
 
 
@@ -68,7 +68,7 @@ def write(
 
     Returns:
         accuracy and uar on the clean folds as chosen, gain_accuracy and gain_uar against
-        params.yaml as it is, each with 95 % bounds over actors (NAME_low, NAME_high); the table of
+        params.yaml as it is, each with 95 % bounds over speakers (NAME_low, NAME_high); the table of
         folds; the protocol.
     """
     scored = predictions(searches)

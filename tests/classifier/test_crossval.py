@@ -35,16 +35,16 @@ def same(one: model.Model, other: model.Model) -> bool:
 
 
 def accuracy(data: crossval.Data, chosen: params.SvmTrain) -> float:
-    return (out_of_fold(data, chosen)[0].idxmax(axis=1) == data.clips["emotion"]).mean()
+    return (out_of_fold(data, chosen)[0].idxmax(axis=1) == data.clips["label"]).mean()
 
 
-def test_inner_folds_share_no_actor_and_cover_every_row():
+def test_inner_folds_share_no_speaker_and_cover_every_row():
     rows = clips()
-    labels, actors = rows["emotion"].to_numpy(dtype=str), rows["actor"].to_numpy()
-    splits = crossval.inner_splits(labels, actors, 4)
+    labels, speakers = rows["label"].to_numpy(dtype=str), rows["speaker"].to_numpy()
+    splits = crossval.inner_splits(labels, speakers, 4)
     assert sorted(np.concatenate([test for _, test in splits])) == list(range(len(rows)))
     for train, test in splits:
-        assert not set(actors[train]) & set(actors[test])
+        assert not set(speakers[train]) & set(speakers[test])
         assert set(labels[train]) == set(labels[test]) == set(EMOTIONS)
     with pytest.raises(errors.UserError, match="inner_folds = 4: a fold has only 3"):
         crossval.inner_splits(np.array(EMOTIONS * 3), np.repeat([1, 2, 3], 8), 4)
@@ -76,11 +76,11 @@ def reference(candidate: dict, table: pd.DataFrame, values: np.ndarray, labels: 
 
 
 def test_scores_are_those_of_scikit_learn():
-    """Every candidate's class scores on other actors, as scikit-learn gives them on the
+    """Every candidate's class scores on other speakers, as scikit-learn gives them on the
     standardised features themselves."""
     rows = clips()
-    table, labels = features(rows), rows["emotion"].to_numpy(dtype=str)
-    train, test = crossval.inner_splits(labels, rows["actor"].to_numpy(), 3)[0]
+    table, labels = features(rows), rows["label"].to_numpy(dtype=str)
+    train, test = crossval.inner_splits(labels, rows["speaker"].to_numpy(), 3)[0]
     candidates = grid(settings(), table)
     assert len(candidates) == 2 * 2 * (1 + 1 + 2 + 2)
     every = crossval.candidate_scores(table, labels, train, test, candidates)
@@ -96,19 +96,19 @@ def test_scores_are_those_of_scikit_learn():
         assert (scores.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98
 
 
-def test_held_out_actors_change_neither_choice_nor_scaler_nor_calibration_nor_model():
+def test_held_out_speakers_change_neither_choice_nor_scaler_nor_calibration_nor_model():
     rows, chosen = clips(), settings()
     table, training = features(rows), (rows["fold"] != 1).to_numpy()
     noise = table.copy()
     noise[~training] = np.random.default_rng(1).normal(1e3, 1e3, size=noise[~training].shape)
     scrambled = rows.copy()
-    scrambled.loc[~training, "emotion"] = "calm"
+    scrambled.loc[~training, "label"] = "calm"
     honest, search, _ = one_fold(1, data(rows, table), chosen)
     other, other_search, _ = one_fold(1, data(scrambled, noise), chosen)
     assert search == other_search
     assert same(honest, other)
-    # and the test can fail: a training actor's features do change them
-    noise[training] = table[training] + np.where(rows[training]["actor"] == 1, 5.0, 0.0)[:, None]
+    # and the test can fail: a training speaker's features do change them
+    noise[training] = table[training] + np.where(rows[training]["speaker"] == 1, 5.0, 0.0)[:, None]
     assert not same(one_fold(1, data(rows, noise), chosen)[0], honest)
 
 
@@ -122,7 +122,7 @@ def test_probabilities_are_calibrated_and_in_the_corpus_s_order(kernel):
     assert list(probabilities.index) == list(rows.index)
     assert list(probabilities.columns) == EMOTIONS
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    right = probabilities.idxmax(axis=1) == rows["emotion"]
+    right = probabilities.idxmax(axis=1) == rows["label"]
     assert probabilities.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.15)
     assert search.groupby("fold")["chosen"].sum().tolist() == [1, 1, 1]
 
@@ -145,7 +145,7 @@ def test_speaker_normalisation_takes_each_speaker_s_offset_away_without_labels()
     rows = clips()
     original = data(rows, features(rows, speaker=4.0).assign(dct_mfcc09_9=-100.0))
     normal = original.with_speakers_normalised()
-    for _, part in normal.table.drop(columns="dct_mfcc09_9").groupby(rows["actor"]):
+    for _, part in normal.table.drop(columns="dct_mfcc09_9").groupby(rows["speaker"]):
         np.testing.assert_allclose(part.mean(), 0, atol=1e-9)
         np.testing.assert_allclose(part.std(ddof=0), 1)
     chosen = settings(C=[10.0], kernel=["rbf"])
@@ -163,7 +163,7 @@ def test_blocks_that_the_table_has_not_are_left_out():
 
 def test_steep_votes_are_those_of_scikit_learn(monkeypatch):
     rows = clips()
-    table, labels = features(rows), rows["emotion"].to_numpy(dtype=str)
+    table, labels = features(rows), rows["label"].to_numpy(dtype=str)
     monkeypatch.setattr(kernels, "STEEPNESS", 1e6)
     margins = SVC(decision_function_shape="ovo").fit(table, labels).decision_function(table)
     soft = kernels.class_scores("rbf", margins, 8)
@@ -191,19 +191,19 @@ def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_
     }  # fmt: skip
 
     predictions = pd.read_csv(folder / "predictions" / "svm" / "predictions.csv")
-    assert list(predictions.columns) == ["clip", "actor", "fold", "actual", "predicted", *EMOTIONS]
+    assert list(predictions.columns) == ["clip", "speaker", "fold", "actual", "predicted", *EMOTIONS]
     assert list(predictions["clip"]) == list(rows["clip"])
     assert list(predictions["predicted"]) == list(predictions[EMOTIONS].idxmax(axis=1))
     right = (predictions["predicted"] == predictions["actual"]).mean()
     assert right > 0.5
-    assert f"accuracy on held-out actors: {right:.3f}" in capsys.readouterr().out
+    assert f"accuracy on held-out speakers: {right:.3f}" in capsys.readouterr().out
     search = pd.read_csv(folder / "predictions" / "svm" / "search.csv")
     assert search.groupby("fold")["chosen"].sum().to_dict() == {"0": 1, "1": 1, "2": 1, "all": 1}
 
     loaded = model.load(folder / "models" / "svm")
     assert loaded.settings.features == {"mfcc": DEFAULT.mfcc.model_dump()}
     table = pd.read_parquet(folder / "mfcc.parquet").set_index("clip")
-    right = loaded.probabilities(table).idxmax(axis=1)[rows["clip"]] == list(rows["emotion"])
+    right = loaded.probabilities(table).idxmax(axis=1)[rows["clip"]] == list(rows["label"])
     assert right.mean() > 0.9  # its own training clips
 
     (folder / "mfcc.parquet").unlink()
@@ -215,7 +215,7 @@ def test_tables_that_cannot_be_trained_on_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, path = clips(), tmp_path / "data" / "mfcc.parquet"
     write(tmp_path / "data", rows, features(rows), DEFAULT.mfcc.model_dump())
-    assert crossval.read("data/mfcc.parquet", "mfcc").labels.tolist() == list(rows["emotion"])
+    assert crossval.read("data/mfcc.parquet", "mfcc").labels.tolist() == list(rows["label"])
     table = pd.read_parquet(path)
     unstated = table.copy()
     unstated.attrs = {}

@@ -62,14 +62,14 @@ class Votes(SVC):
 def test_probabilities_are_those_of_the_scikit_learn_object(tmp_path):
     """Trained, calibrated, stored and read by us, against scikit-learn's pipeline and calibration
     on the same splits."""
-    table, labels = OTHERS.filter(like="stat"), ROWS["emotion"].to_numpy(dtype=str)
-    actors = ROWS["actor"].to_numpy()
+    table, labels = OTHERS.filter(like="stat"), ROWS["label"].to_numpy(dtype=str)
+    speakers = ROWS["speaker"].to_numpy()
     chosen = settings(blocks=[{"stat": 1.0}], C=[10.0], gamma=[0.6], kernel=["rbf"])
     grid = crossval.candidates(chosen.blocks, chosen, table)
-    choice = crossval.choose(table, labels, actors, grid, 3)
+    choice = crossval.choose(table, labels, speakers, grid, 3)
     model.fit(table, labels, choice.best, choice.scores, {"mfcc": {}}).save(tmp_path)
     svm = Votes(C=10.0, gamma=0.6 / (2 * 10), decision_function_shape="ovo")
-    splits = crossval.inner_splits(labels, actors, 3)
+    splits = crossval.inner_splits(labels, speakers, 3)
     machine = make_pipeline(StandardScaler(), svm)
     theirs = CalibratedClassifierCV(machine, method="temperature", cv=splits, ensemble=False)
     theirs.fit(table, labels)

@@ -38,8 +38,8 @@ def home(tmp_path_factory) -> Path:
     (home / "data" / "audio").mkdir(parents=True)
     ROWS.to_csv(home / "data" / "folds.csv", index=False)
     for number, row in ROWS.iterrows():
-        emotion, path = EMOTIONS.index(row["emotion"]), home / f"data/audio/{row['clip']}.wav"
-        clip(path, 0.4, number, 0.1, pitch=100 + 30 * emotion, syllables=3 + emotion)
+        label, path = EMOTIONS.index(row["label"]), home / f"data/audio/{row['clip']}.wav"
+        clip(path, 0.4, number, 0.1, pitch=100 + 30 * label, syllables=3 + label)
     write_checkpoint(home / "data" / "checkpoint")
     set_params(home)
     workplace.run(home, "mfcc")

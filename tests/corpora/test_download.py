@@ -167,14 +167,14 @@ def test_fetches_once_and_says_who_asks(published, content, start):
 
     assert json.loads(Path("metrics/corpus.json").read_text()) == {
         "clips": 4,
-        "actors": 2,
+        "speakers": 2,
         "seconds": 2.0,
         "sample_rate": 48_000,
         "stereo_files": 1,
         "duplicates": 1,
     }
     head, *rows = Path("metrics/corpus.csv").read_text().splitlines()
-    assert head == "emotion,clips,actors,seconds"
+    assert head == "label,clips,speakers,seconds"
     assert [row.split(",")[0] for row in rows] == list(corpus.EMOTIONS)
     assert rows[:3] == ["neutral,1,1,0.5", "calm,0,0,0.0", "happy,2,1,1.0"]
 
@@ -276,7 +276,7 @@ def without_folders_beside_others(folder):
 def damaged_beside_a_good_copy(folder):
     """Every clip twice, as on Kaggle, of which one is damaged and one empty."""
     shutil.copytree(folder, "inner")
-    Path("inner").rename(folder / "audio_speech_actors_01-24")
+    Path("inner").rename(folder / "audio_speech_speakers_01-24")
     damaged(folder)
     (folder / FIRST).write_bytes(b"")
 

@@ -1,4 +1,4 @@
-"""The demo corpus: the same bytes everywhere, RAVDESS's names and format, and emotions that can be
+"""The demo corpus: the same bytes everywhere, RAVDESS's names and format, and labels that can be
 learned from other voices."""
 
 import joblib
@@ -28,8 +28,8 @@ def clips(folder):
     """The table of clips, with their paths and with samples from -1 to 1, shape (n, channels)."""
     table = corpus.table(folder.rglob("*.wav"))
     table["path"] = [
-        folder / f"Actor_{actor:02}" / f"{clip}.wav"
-        for actor, clip in zip(table["actor"], table["clip"], strict=True)
+        folder / f"Actor_{speaker:02}" / f"{clip}.wav"
+        for speaker, clip in zip(table["speaker"], table["clip"], strict=True)
     ]
     table["samples"] = [soundfile.read(path, always_2d=True)[0] for path in table["path"]]
     return table
@@ -45,7 +45,7 @@ def test_same_bytes_on_other_workers_and_with_fewer_takes(folder, tmp_path):
 
 
 def test_takes_are_both_statements_and_none_are_alike(clips):
-    assert (clips.groupby(["actor", "emotion"]).size() == 2).all()
+    assert (clips.groupby(["speaker", "label"]).size() == 2).all()
     assert len({path.read_bytes() for path in clips["path"]}) == len(clips) == 24 * 8 * 2
     takes = set(zip(clips["repetition"], clips["statement"], strict=True))
     assert takes == {(1, 1), (1, 2)}
@@ -70,18 +70,18 @@ def test_silence_surrounds_speech_that_is_as_long_as_asked_for(clips):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
-@pytest.mark.parametrize("actor", [1, 8, 13, 24])
-def test_no_clipping_at_any_length(seconds, actor, tmp_path):
-    path = tmp_path / f"03-01-05-01-02-02-{actor:02}.wav"  # angry, the loudest
+@pytest.mark.parametrize("speaker", [1, 8, 13, 24])
+def test_no_clipping_at_any_length(seconds, speaker, tmp_path):
+    path = tmp_path / f"03-01-05-01-02-02-{speaker:02}.wav"  # angry, the loudest
     synthesis.clip((path, seconds))
     assert 0.1 < np.abs(soundfile.read(path)[0]).max() < 0.9
 
 
-def test_emotions_of_unknown_voices_are_recognised_but_not_all(clips):
+def test_labels_of_unknown_voices_are_recognised_but_not_all(clips):
     spectra = [np.abs(np.fft.rfft(samples[:, 0], 1 << 16))[:12_000] for samples in clips["samples"]]
     bands = np.square(spectra).reshape(len(clips), 80, -1).mean(axis=2)
     features = np.column_stack([10 * np.log10(bands), clips["samples"].map(len) / 1000])
-    known = clips["actor"] <= 16
-    model = make_pipeline(StandardScaler(), SVC(C=10)).fit(features[known], clips["emotion"][known])
-    accuracy = model.score(features[~known], clips["emotion"][~known])
+    known = clips["speaker"] <= 16
+    model = make_pipeline(StandardScaler(), SVC(C=10)).fit(features[known], clips["label"][known])
+    accuracy = model.score(features[~known], clips["label"][~known])
     assert 0.5 < accuracy < 0.98

@@ -43,7 +43,7 @@ def test_one_step(tmp_path, architecture, freeze_cnn):
     """A step changes the layers, the head and, unless frozen, the convolutions, and nothing
     else."""
     folder = workplace.make(
-        tmp_path / "work", weights=True, emotions=3,
+        tmp_path / "work", weights=True, labels=3,
         epochs=1, batch_size=30, freeze_cnn=freeze_cnn, lr=1e-3,
     )  # fmt: skip
     shutil.rmtree(folder / "tiny")

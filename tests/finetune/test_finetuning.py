@@ -47,7 +47,7 @@ def test_predict_trims_as_training_did(tmp_path):
     lengths = Clips(folder / "data/features/clips.arrow").lengths
     assert lengths.max() < 9000 + 8000  # silence is gone, but for the frames at its edges
     (found,) = workplace.answers(folder, model, clip)
-    assert found == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=1e-5)
+    assert found == pytest.approx({label: row[label] for label in EMOTIONS}, abs=1e-5)
 
 
 def test_same_seed_same_bytes(trained, tmp_path):

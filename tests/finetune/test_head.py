@@ -58,7 +58,7 @@ def test_held_out_clips_change_nothing(folder, tmp_path):
     for clip in folds.loc[held_out, "clip"]:
         path = other / f"data/audio/{clip}.wav"
         audio.write(path, np.rint(audio.read(path)[::-1] * 2**14).astype(np.int16))
-    folds.loc[held_out, "emotion"] = "calm"
+    folds.loc[held_out, "label"] = "calm"
     folds.to_csv(other / "data/folds.csv", index=False)
     workplace.run(other, "w2v_features", "w2v_finetune 0")
     models = [workplace.digest(place / "data/models/w2v/fold_0") for place in (folder, other)]
@@ -142,7 +142,7 @@ def test_the_card_says_which_call_answers_like_the_predictions(folder):
         [sys.executable, "-c", program], env=workplace.environment(), cwd=ROOT,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    expected = [row[emotion] for emotion in EMOTIONS]
+    expected = [row[label] for label in EMOTIONS]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_predict_answers_like_the_predictions(folder):
     model = folder / "data/models/w2v/fold_0"
     done = workplace.outcome(folder, "commands.predict", "--json", "--model", model, *clips)
     found = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
-    assert found[0] == pytest.approx({emotion: row[emotion] for emotion in EMOTIONS}, abs=1e-5)
+    assert found[0] == pytest.approx({label: row[label] for label in EMOTIONS}, abs=1e-5)
     whisper = "whisper" in folder.name
     assert len(found) == (2 if whisper else 3)
     assert all(sum(each.values()) == pytest.approx(1) for each in found)

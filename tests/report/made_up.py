@@ -16,20 +16,20 @@ TITLES = {"svm": "MFCC + SVM", "probe": "frozen encoder + probe"}  # the second 
 
 
 def predictions(share: float, seed: int) -> pd.DataFrame:
-    """A clip of each emotion by each of twelve actors, of which about `share` are right."""
+    """A clip of each label by each of twelve speakers, of which about `share` are right."""
     rng = np.random.default_rng(seed)
     rows = []
-    for actor in range(1, 13):
-        for code, emotion in enumerate(corpus.EMOTIONS, 1):
+    for speaker in range(1, 13):
+        for code, label in enumerate(corpus.EMOTIONS, 1):
             weights = rng.random(8) ** 3 + 0.01
             right = rng.random() < share
             weights[code - 1 if right else code % 8] = 1 + 3 * rng.random()
             chances = weights / weights.sum()
             rows.append([
-                f"03-01-{code:02}-01-{1 + actor % 2:02}-01-{actor:02}", actor, (actor - 1) // 4,
-                emotion, corpus.EMOTIONS[chances.argmax()], *chances,
+                f"03-01-{code:02}-01-{1 + speaker % 2:02}-01-{speaker:02}", speaker, (speaker - 1) // 4,
+                label, corpus.EMOTIONS[chances.argmax()], *chances,
             ])  # fmt: skip
-    columns = ["clip", "actor", "fold", "actual", "predicted", *corpus.EMOTIONS]
+    columns = ["clip", "speaker", "fold", "actual", "predicted", *corpus.EMOTIONS]
     return pd.DataFrame(rows, columns=columns).sort_values("clip", ignore_index=True)
 
 
@@ -50,7 +50,7 @@ def make(folder: Path) -> Path:
     epochs = {"fold": [0, 0], "epoch": [1, 2], "loss": [2.0, 1.0], "uar": [0.2, 0.5]}
     pd.DataFrame(epochs).to_csv(place / "epochs.csv", index=False)
     (folder / "metrics/corpus.json").write_text(json.dumps({"clips": 96, "stereo_files": 5}))
-    table = pd.DataFrame({"emotion": corpus.EMOTIONS, "clips": 12, "actors": 12, "seconds": 19.2})
+    table = pd.DataFrame({"label": corpus.EMOTIONS, "clips": 12, "speakers": 12, "seconds": 19.2})
     table.to_csv(folder / "metrics/corpus.csv", index=False)
     for seed, clip in enumerate(predictions(1, 0)["clip"]):
         voices.clip(folder / f"data/audio/{clip}.wav", 0.4, seed % 7, silence=0.1)

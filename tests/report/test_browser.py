@@ -86,7 +86,7 @@ def test_filters_let_their_clips_through(opened, results):
     svm, probe = predictions(results, "svm"), predictions(results, "probe")
     opened.choose(model="probe", verdict="wrong")
     assert opened.count == (~probe["right"]).sum() > 0
-    opened.choose(emotion="sad")
+    opened.choose(label="sad")
     assert opened.count == (~probe["right"] & (probe["actual"] == "sad")).sum()
     opened.page.click("text=Show all")
     expect(opened.page.locator("#count")).to_contain_text("96 of 96")
@@ -97,7 +97,7 @@ def test_filters_let_their_clips_through(opened, results):
     sure = svm[list(EMOTIONS)]
     assert opened.count == pytest.approx((sure.max(axis=1) >= 0.6).sum(), abs=1)
     opened.page.click("text=Show all")
-    opened.choose(gender="female", actor="12")
+    opened.choose(gender="female", speaker="12")
     assert opened.count == 8 and set(opened.cells(2)) == {"12"}
     opened.page.click("text=Show all")
     opened.page.fill("[name=search]", "fearful")
@@ -134,7 +134,7 @@ def test_a_cell_leads_to_its_clips_and_a_link_to_the_same(opened, browser, resul
 
 
 def test_a_mark_of_a_chart_leads_to_its_clips(opened):
-    opened.page.locator(".chart a[*|href='#emotion=angry']").first.click()
+    opened.page.locator(".chart a[*|href='#label=angry']").first.click()
     expect(opened.page.locator("#count")).to_contain_text("12 of 96")
     assert set(opened.cells(4)) == {"angry"}
 

@@ -69,11 +69,11 @@ def test_every_held_out_clip_is_there_once_with_each_models_answer(results, page
     for model in page.data["models"]:
         table = pd.read_csv(results / f"data/predictions/{model['name']}/predictions.csv")
         assert list(described.index) == list(table["clip"])
-        assert list(described["emotion"]) == list(table["actual"])
+        assert list(described["label"]) == list(table["actual"])
         assert [corpus.EMOTIONS[i] for i in model["predicted"]] == list(table["predicted"])
         chances = table[list(corpus.EMOTIONS)].to_numpy()
         assert np.array(model["permille"]) == pytest.approx(1000 * chances, abs=0.51)
-    one = described.loc["03-01-05-01-01-01-12", ["actor", "gender", "intensity", "fold"]]
+    one = described.loc["03-01-05-01-01-01-12", ["speaker", "gender", "intensity", "fold"]]
     assert list(one) == [12, "female", "normal", 2]
 
 
@@ -107,7 +107,7 @@ def test_the_corpus_the_protocol_the_machine_and_others_figures_are_there(result
     text = (results / "report/index.html").read_text()
     for words in (
         "default-src 'none'", "SYNTHETIC",
-        "made up; seed 1 &lt;of none&gt;", "held-out actors 1,2,3,4 |",
+        "made up; seed 1 &lt;of none&gt;", "held-out speakers 1,2,3,4 |",
         "frozen encoder + probe was trained on: device abacus; beads 1.0.",
         "Learning: frozen encoder + probe", "stereo files", "corpus: demo",
     ):  # fmt: skip
@@ -118,7 +118,7 @@ def test_the_corpus_the_protocol_the_machine_and_others_figures_are_there(result
 
 
 def test_pictures_are_those_of_what_there_is(results):
-    names = {"emotions.png", "actors.png", "calibration.png", "learning-probe.png"}
+    names = {"labels.png", "speakers.png", "calibration.png", "learning-probe.png"}
     assert {path.name for path in (results / "metrics/charts").iterdir()} == names
     for name in names:
         content = (results / "metrics/charts" / name).read_bytes()

@@ -60,7 +60,7 @@ def on_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stages_make_the_same_bytes(on_cluster, tmp_path, monkeypatch):
     small = {**feature_tables.SETTINGS, "blocks": [{"dct": 1.0}], "kernel": ["logistic", "rbf"]}
-    there = workplace.make(tmp_path / "there", weights=False, emotions=8, svm_train=small)
+    there = workplace.make(tmp_path / "there", weights=False, labels=8, svm_train=small)
     workplace.run(there, "checkpoint")
     here = shutil.copytree(there, tmp_path / "here")
     workplace.run(there, *STAGES)

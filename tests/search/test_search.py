@@ -50,7 +50,7 @@ w2v:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that a search reads, and a small space; nothing searched."""
-    folder = workplace.make(tmp_path_factory.mktemp("search"), weights=True, emotions=4)
+    folder = workplace.make(tmp_path_factory.mktemp("search"), weights=True, labels=4)
     noise = np.random.default_rng(1)
     for path in sorted(folder.glob("data/audio/*.wav")):  # so that not every trial is right
         samples, rate = soundfile.read(path)
@@ -138,7 +138,7 @@ def test_nested_every_outer_fold_chooses_for_itself(folder, monkeypatch):
     assert Path("metrics/search/svm_protocol.txt").read_text().startswith("nested")
     assert table("svm")["fold"].to_list() == [0, 0, 1, 1]
     assert table("svm", "folds")["clean"].to_list() == [True, True]
-    assert set(objective.clips_outside(0)["actor"]) == set(range(3, 13))
+    assert set(objective.clips_outside(0)["speaker"]) == set(range(3, 13))
 
 
 def test_a_training_that_falls_behind_is_pruned_and_keeps_its_score(folder, monkeypatch):

@@ -14,16 +14,16 @@ from studies import ablation
 
 
 def predictions(rows: pd.DataFrame, wrong: np.ndarray) -> pd.DataFrame:
-    names = rows["emotion"].to_numpy()
+    names = rows["label"].to_numpy()
     predicted = np.where(wrong, np.where(names == "sad", "calm", "sad"), names)
-    return rows[["clip", "actor", "fold"]].assign(actual=names, predicted=predicted)
+    return rows[["clip", "speaker", "fold"]].assign(actual=names, predicted=predicted)
 
 
 def test_a_variant_s_line_has_the_paired_difference_with_its_bounds():
     rows = clips(((1, 2, 3), (4, 5, 6), (7, 8, 9)), repetitions=(1, 2))
-    numbers = rows.groupby("actor").cumcount().to_numpy()  # 32 clips of each of 9 actors
+    numbers = rows.groupby("speaker").cumcount().to_numpy()  # 32 clips of each of 9 speakers
     default = predictions(rows, numbers < 8)
-    better = predictions(rows, numbers < np.where(rows["actor"] == 1, 0, 4))
+    better = predictions(rows, numbers < np.where(rows["speaker"] == 1, 0, 4))
     cells = ablation.row("better", ("a.b=1", "c=2"), better, default).strip("| ").split(" | ")
     assert cells[:2] == ["better", "`-S 'a.b=1'` `-S 'c=2'`"]
     assert cells[2] == f"{1 - (8 * 4) / (9 * 32):.1%}"

@@ -20,15 +20,15 @@ def clips(repetitions=(1, 2)) -> pd.DataFrame:
     return table_of_clips(FOLDS, repetitions)
 
 
-def test_training_shares_no_actor_and_no_statement_with_its_test():
+def test_training_shares_no_speaker_and_no_statement_with_its_test():
     rows = clips()
     for statement in (1, 2):
         train = rows[cross_statement.training(rows, 1, statement)]
         assert set(train["statement"]) == {statement}
-        assert set(train["actor"]) == {1, 2, 3, 7, 8, 9}
+        assert set(train["speaker"]) == {1, 2, 3, 7, 8, 9}
         assert len(train) == 8 * 2 * 6
     mixed = rows[cross_statement.training(rows, 1, "mixed")]
-    kinds = ["actor", "emotion", "intensity"]
+    kinds = ["speaker", "label", "intensity"]
     assert train.groupby(kinds).size().equals(mixed.groupby(kinds).size())
     assert set(mixed.groupby(kinds)["statement"].nunique()) == {2}
     with pytest.raises(errors.UserError, match="both repetitions"):
@@ -39,7 +39,7 @@ def test_training_shares_no_actor_and_no_statement_with_its_test():
 def test_text_that_features_match_costs_accuracy_on_the_other_statement(
     tmp_path, monkeypatch, capsys
 ):
-    """Where emotions stand in other places in statement 2, a model of statement 1 is at a loss
+    """Where labels stand in other places in statement 2, a model of statement 1 is at a loss
     there, and only there; the command prints so for each block and for all."""
     monkeypatch.chdir(tmp_path)
     rows = clips()
@@ -54,7 +54,7 @@ def test_text_that_features_match_costs_accuracy_on_the_other_statement(
     cross_statement.main()
     header, rule, *lines, _, note = capsys.readouterr().out.splitlines()
     assert header.count("|") == rule.count("|") == 8
-    assert "over training actors" in note
+    assert "over training speakers" in note
     names = ["`stat` alone", "`dct` alone", "all, as in params.yaml"]
     for name, line in zip(names, lines, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]

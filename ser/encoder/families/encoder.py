@@ -39,7 +39,7 @@ class HiddenStates(NamedTuple):
 
 
 class Encoder(nn.Module, abc.ABC):
-    """An encoder under a head for our emotions, with an exact way to batch: what comes out for a
+    """An encoder under a head for our labels, with an exact way to batch: what comes out for a
     clip does not depend on what it is batched with.
 
     The head is transformers' own, or one in `head`.
@@ -182,7 +182,7 @@ class Encoder(nn.Module, abc.ABC):
         """
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits of the emotions, shape (batch, 8), by `head`, or by transformers' own: a
+        """Logits of the labels, shape (batch, 8), by `head`, or by transformers' own: a
         projection, the mean over frames, a linear layer. Arguments as of `hidden_states`."""
         states = self.hidden_states(inputs, lengths)
         if self.head is not None:

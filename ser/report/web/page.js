@@ -5,17 +5,17 @@ const script = URL.createObjectURL(
 const { default: DataTable } = await import(script);
 
 const data = JSON.parse(find("data").textContent);
-const { emotions, models } = data;
+const { labels, models } = data;
 const rows = data.clips.clip.map((_, number) => {
   const row = { number };
   for (const name in data.clips) row[name] = data.clips[name][number];
   row.answers = models.map((model) => {
-    const predicted = emotions[model.predicted[number]];
+    const predicted = labels[model.predicted[number]];
     return {
       predicted,
       percent: model.permille[number].map((value) => value / 10),
       confidence: Math.max(...model.permille[number]) / 10,
-      verdict: predicted === row.emotion ? "right" : "wrong",
+      verdict: predicted === row.label ? "right" : "wrong",
     };
   });
   row.disagree = row.answers.some((answer) => answer.predicted !== row.answers[0].predicted);
@@ -70,12 +70,12 @@ function listen(row) {
 }
 
 function opinion(row, answer) {
-  const spoken = emotions.map((emotion, index) => `${emotion} ${answer.percent[index]} %`);
+  const spoken = labels.map((label, index) => `${label} ${answer.percent[index]} %`);
   const bars = make("div", { class: "bars", role: "img", "aria-label": spoken.join(", ") });
-  emotions.forEach((emotion, index) => {
+  labels.forEach((label, index) => {
     const share = answer.percent[index];
-    const chosen = emotion === answer.predicted ? "chosen" : "";
-    bars.append(make(emotion === row.emotion ? "u" : "s", {}, emotion),
+    const chosen = label === answer.predicted ? "chosen" : "";
+    bars.append(make(label === row.label ? "u" : "s", {}, label),
       make("i", { class: chosen, style: `--p: ${share}` }), make("b", {}, share.toFixed(0)));
   });
   const mark = answer.verdict === "right" ? "✓" : "✗";
@@ -89,10 +89,10 @@ const columns = [
   { data: "clip", title: "clip", build: (row) => make("div", {}, make("code", {}, row.clip),
     make("small", {}, `fold ${row.fold}, take ${row.repetition}`),
     make("small", {}, `“${data.statements[row.statement - 1]}”`)) },
-  { ...plain("actor"), className: "dt-left fact" },
+  { ...plain("speaker"), className: "dt-left fact" },
   plain("gender"),
-  { ...plain("emotion", "acted"), data: (row, type) =>
-    type === "sort" ? emotions.indexOf(row.emotion) : row.emotion },
+  { ...plain("label", "acted"), data: (row, type) =>
+    type === "sort" ? labels.indexOf(row.label) : row.label },
   plain("intensity"),
   ...(withAudio ? [{ data: null, title: "listen", orderable: false, searchable: false,
     defaultContent: "", build: listen }] : []),
@@ -122,14 +122,14 @@ const tests = {
   verdict: (row, answer, value) => answer.verdict === value,
   from: (row, answer, value) => answer.confidence >= Number(value),
   to: (row, answer, value) => answer.confidence <= Number(value),
-  emotion: (row, answer, value) => row.emotion === value,
-  actor: (row, answer, value) => row.actor === Number(value),
+  label: (row, answer, value) => row.label === value,
+  speaker: (row, answer, value) => row.speaker === Number(value),
   gender: (row, answer, value) => row.gender === value,
   intensity: (row, answer, value) => row.intensity === value,
   disagree: (row) => row.disagree,
 };
 const orders = {
-  "": () => [0, "asc"], actor: () => [1, "asc"], emotion: () => [3, "asc"],
+  "": () => [0, "asc"], speaker: () => [1, "asc"], label: () => [3, "asc"],
   sure: (index) => [first + index, "desc"], unsure: (index) => [first + index, "asc"],
 };
 const chosen = () => Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
