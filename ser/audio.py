@@ -131,3 +131,22 @@ def read(path: str | Path) -> np.ndarray:
     if not len(samples):
         raise UserError(f"{path}: holds no audio")
     return samples
+
+
+def facts(path: str | Path) -> tuple[float, int, int]:
+    """Seconds, sampling rate in Hz and channels that an audio file says it has.
+
+    Raises:
+        UserError: FFmpeg finds no audio in it.
+    """
+    with contextlib.suppress(soundfile.LibsndfileError):  # exact, where it knows the format
+        header = soundfile.info(path)
+        return header.frames / header.samplerate, header.samplerate, header.channels
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("audio")
+            if stream is not None:
+                return (container.duration or 0) / av.time_base, stream.rate, stream.channels
+    except av.FFmpegError:
+        pass
+    raise UserError(f"{path}: not an audio file that FFmpeg can read")

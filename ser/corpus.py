@@ -1,77 +1,69 @@
-"""The corpus: names of labels, and the facts in a RAVDESS file name."""
+"""A corpus: recordings, each by one speaker and with one label, in a table that every stage reads.
 
-import re
-from collections.abc import Iterable
-from pathlib import Path
+The table has the columns `COLUMNS` and whatever else is known of a clip: gender, session, sentence.
+Labels are in the order in which the table first has them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from ser.run.errors import UserError
 
-# In the order of RAVDESS's codes 01 to 08. Labels, probabilities and confusion matrices all use
-# this order.
-EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-ACTORS = range(1, 25)
-CLIPS = 1440
+CLIPS = Path("data/clips.csv")
+COLUMNS = ("clip", "file", "speaker", "label")
+FEWEST_LABELS, MOST_LABELS = 2, 50
+MOST_KINDS = 12  # values of a further column by which clips are told apart in tables and on the page
 
 # What stands beside figures, by the value of `corpus` in params.yaml.
 TITLES = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}
 
-# Modality (03 = audio only), channel (01 = speech), label, intensity, statement, repetition and
-# speaker.
-NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+
+def title(corpus: str) -> str:
+    """The value of `corpus` in params.yaml in words: of a folder, its name."""
+    return TITLES.get(corpus, Path(corpus).name)
 
 
-def describe(clip: str) -> dict[str, str | int]:
-    """The facts in the name of a clip, such as `03-01-05-02-01-01-12`.
+def labels(table: pd.DataFrame) -> list[str]:
+    """The labels of a corpus, in their order.
 
     Args:
-        clip: a RAVDESS file name without folder and ending.
+        table: all its clips.
+    """
+    return table["label"].drop_duplicates().to_list()
 
-    Returns:
-        clip; speaker (1 to 24); gender (male, female); label (one of `EMOTIONS`); intensity
-        (normal, strong); statement and repetition (1 or 2).
+
+def kinds(table: pd.DataFrame) -> list[str]:
+    """The further columns that tell clips apart: of two to `MOST_KINDS` values."""
+    further = table.columns.difference([*COLUMNS, "fold", "text"], sort=False)
+    return [name for name in further if 2 <= table[name].nunique() <= MOST_KINDS]
+
+
+def names(files: Sequence[str]) -> list[str]:
+    """The clips' names: those of their files, with folders and endings only where these are needed
+    to tell them apart.
 
     Raises:
-        UserError: the name is not that of an audio-only speech clip, or claims a strong neutral,
-            which RAVDESS has not.
-
-    Source: Livingstone and Russo (2018), PLoS ONE 13(5): e0196391, "Filename convention".
+        UserError: two would have the same.
     """
-    match = NAME.fullmatch(clip)
-    if not match:
-        raise UserError(
-            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: "
-            "label 01-08, intensity, statement, repetition 01-02, speaker 01-24"
-        )
-    label, intensity, statement, repetition, speaker = map(int, match.groups())
-    if label == 1 and intensity == 2:
-        raise UserError(f"{clip}: neutral has no strong intensity; expected 03-01-01-01-…")
-    return {
-        "clip": clip,
-        "speaker": speaker,
-        "gender": "male" if speaker % 2 else "female",
-        "label": EMOTIONS[label - 1],
-        "intensity": ("normal", "strong")[intensity - 1],
-        "statement": statement,
-        "repetition": repetition,
-    }
+    paths = [PurePosixPath(file) for file in files]
+    flat = [file.replace("/", "_") for file in files]
+    endless = [str(path.with_suffix("")).replace("/", "_") for path in paths]
+    for found in ([path.stem for path in paths], endless, flat):
+        if len(set(found)) == len(files):
+            return found
+    twice = next(name for name in flat if flat.count(name) > 1)
+    raise UserError(f"{twice}: the name of two files once / is _; rename one")
 
 
 def files(folder: str | Path) -> list[Path]:
-    """The WAV files in a folder and in those within it, sorted.
+    """The WAV files in a folder, sorted.
 
     Raises:
         UserError: there are none.
     """
-    paths = sorted(Path(folder).rglob("*.wav"))
+    paths = sorted(Path(folder).glob("*.wav"))
     if not paths:
         raise UserError(f"{folder}: holds no WAV files; run `dvc repro` in the project's folder")
     return paths
-
-
-def table(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """One row per clip, sorted by clip, with the columns of `describe`."""
-    return pd.DataFrame([describe(Path(path).stem) for path in paths]).sort_values(
-        "clip", ignore_index=True
-    )

@@ -18,30 +18,15 @@ from pydantic import (
 )
 from ruamel.yaml import YAML, YAMLError
 
-from ser import protocols
-from ser.corpus import ACTORS
+from ser import corpus, protocols
+from ser.corpora import ravdess
 from ser.run.errors import UserError
 
-Actor = Annotated[int, Field(ge=ACTORS[0], le=ACTORS[-1])]
+Speaker = int | Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-
-
-def partition(folds: list[list[int]]) -> list[list[int]]:
-    """The folds, if each speaker belongs to one of them."""
-    speakers = [speaker for fold in folds for speaker in fold]
-    each = "each of the speakers 1 to 24 belongs to one fold"
-    if twice := sorted({speaker for speaker in speakers if speakers.count(speaker) > 1}):
-        raise ValueError(f"speaker {twice[0]} stands in two places; {each}")
-    missing = sorted(set(ACTORS) - set(speakers))
-    if missing or not all(folds):
-        raise ValueError(f"speakers {missing} are in no fold, or a fold is empty; {each}")
-    return folds
-
-
-Folds = Annotated[list[list[Actor]], Field(min_length=2), AfterValidator(partition)]
 
 
 class Section(BaseModel):
@@ -66,19 +51,26 @@ class Demo(Section):
 
 
 class Split(Section):
-    """The split into folds: a name in `protocols.PROTOCOLS`, or the speakers of each fold."""
+    """The split into folds: a name in `protocols`, a number, or the speakers of each fold."""
 
-    scheme: str | list[list[Actor]]
+    scheme: (
+        str
+        | Annotated[int, Field(ge=2)]
+        | Annotated[list[Annotated[list[Speaker], Field(min_length=1)]], Field(min_length=2)]
+    )
     seed: Seed
 
     @field_validator("scheme", mode="before")
     @classmethod
-    def name_or_folds(cls, scheme: object) -> object:
-        if isinstance(scheme, list):
-            return TypeAdapter(Folds).validate_python(scheme, strict=True)
-        if scheme not in protocols.PROTOCOLS:
-            names = ", ".join(protocols.PROTOCOLS)
-            raise ValueError(f"expected one of {names}, or a list of speakers for each fold")
+    def known(cls, scheme: object) -> object:
+        if isinstance(scheme, int | list) and not isinstance(scheme, bool):
+            return scheme
+        known = [*protocols.RAVDESS, *protocols.ANY]
+        if scheme not in known:
+            names = ", ".join(known)
+            raise ValueError(
+                f"expected one of {names}, a number of folds, or a list of speakers for each fold"
+            )
         return scheme
 
 
@@ -178,7 +170,7 @@ class Finetuning(Section):
 class Params(Finetuning):
     """All of params.yaml; what each knob means stands there beside it."""
 
-    corpus: Literal["ravdess", "demo"]
+    corpus: str = Field(min_length=1)
     folds: list[int] = Field(min_length=1)
     models: dict[ModelName, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     mean: list[str] = Field(min_length=1)
@@ -197,12 +189,30 @@ class Params(Finetuning):
         return self
 
     @model_validator(mode="after")
-    def folds_exist(self) -> "Params":
-        allowed = range(protocols.count(self.split.scheme))
-        if not set(self.folds) <= set(allowed) or len(set(self.folds)) < len(self.folds):
+    def split_fits_corpus(self) -> "Params":
+        scheme, ravdess_like = self.split.scheme, self.corpus in corpus.TITLES
+        if scheme in protocols.RAVDESS and not ravdess_like:
+            others = ", ".join(protocols.ANY)
             raise ValueError(
-                f"folds = {self.folds}: expected distinct numbers from 0 to {allowed[-1]}, the "
-                f"folds of split.scheme: {protocols.title(self.split.scheme)}"
+                f"split.scheme = {scheme}: a split of RAVDESS; for {self.corpus} a number of folds, "
+                f"{others}, or a list of speakers for each fold"
+            )
+        if isinstance(scheme, list) and ravdess_like:
+            try:
+                protocols.check_partition(scheme, ravdess.ACTORS)
+            except UserError as error:
+                raise ValueError(f"split.scheme: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def folds_exist(self) -> "Params":
+        count = protocols.count(self.split.scheme)
+        if min(self.folds) < 0 or len(set(self.folds)) < len(self.folds):
+            raise ValueError(f"folds = {self.folds}: expected distinct numbers from 0 up")
+        if count is not None and max(self.folds) >= count:
+            raise ValueError(
+                f"folds = {self.folds}: expected distinct numbers from 0 to {count - 1}, the folds "
+                f"of split.scheme: {protocols.title(self.split.scheme)}"
             )
         return self
 

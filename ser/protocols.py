@@ -6,29 +6,31 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ser.corpus import ACTORS, TITLES
+from ser import corpus
+from ser.run.errors import UserError
 
 RANDOM_FOLDS = 6
-OWN_LIST = "folds by actor, from a list in params.yaml"
+Speaker = int | str
+Scheme = str | int | list[list[Speaker]]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to hold out a part of the corpus.
+    """A published way to hold out parts of RAVDESS.
 
     Attributes:
         title: in words.
-        folds: the actors of each fold; None: actors are not kept apart.
+        folds: the actors of each fold.
     """
 
     title: str
-    folds: tuple[tuple[int, ...], ...] | None
+    folds: tuple[tuple[int, ...], ...]
 
 
-PROTOCOLS = {
+RAVDESS = {
     "six": Protocol(
         "six folds by actor, two women and two men in each",
-        tuple(tuple(ACTORS[first : first + 4]) for first in range(0, len(ACTORS), 4)),
+        tuple(tuple(range(first, first + 4)) for first in range(1, 25, 4)),
     ),
     # Ma et al. (2024), Interspeech, "EmoBox: Multilingual Multi-corpus Speech Emotion Recognition
     # Toolkit and Benchmark".
@@ -63,40 +65,75 @@ PROTOCOLS = {
             (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 18),
         ),
     ),
-    "actors": Protocol("leave one actor out", tuple((actor,) for actor in ACTORS)),
-    "random": Protocol("LEAKY, clips at random: each held-out voice is in training, too", None),
+}
+# Of any corpus, as is a number of folds.
+ANY = {
+    "speakers": "leave one speaker out",
+    "fold": "the folds that the corpus's own column `fold` says",
+    "random": "LEAKY, clips at random: each held-out voice is in training, too",
 }
 
 
-def title(scheme: str | list[list[int]]) -> str:
+def title(scheme: Scheme) -> str:
     """The value of `split.scheme` in words."""
-    return PROTOCOLS[scheme].title if isinstance(scheme, str) else OWN_LIST
+    if isinstance(scheme, list):
+        return "folds by speaker, from a list in params.yaml"
+    if isinstance(scheme, int):
+        return f"{scheme} folds by speaker, balanced by label and, where known, gender"
+    return ANY[scheme] if scheme in ANY else RAVDESS[scheme].title
 
 
-def folds(scheme: str | list[list[int]]) -> Sequence[Sequence[int]] | None:
-    """The actors of each fold; None if they are not kept apart."""
-    return PROTOCOLS[scheme].folds if isinstance(scheme, str) else scheme
+def listed(scheme: Scheme) -> Sequence[Sequence[Speaker]] | None:
+    """The speakers of each fold; None where the clips decide."""
+    if isinstance(scheme, list):
+        return scheme
+    return RAVDESS[scheme].folds if scheme in RAVDESS else None
 
 
-def count(scheme: str | list[list[int]]) -> int:
-    """The number of folds."""
-    actors = folds(scheme)
-    return RANDOM_FOLDS if actors is None else len(actors)
+def leaky(scheme: Scheme) -> bool:
+    """True if speakers are on both sides of a split."""
+    return scheme == "random"
 
 
-def sentence(
-    corpus: str, scheme: str | list[list[int]], predictions: pd.DataFrame, model: str
-) -> str:
+def count(scheme: Scheme) -> int | None:
+    """The number of folds; None where the clips decide."""
+    if isinstance(scheme, int):
+        return scheme
+    folds = listed(scheme)
+    if folds is None:
+        return RANDOM_FOLDS if leaky(scheme) else None
+    return len(folds)
+
+
+def check_partition(folds: Sequence[Sequence[Speaker]], speakers: Sequence[Speaker]) -> None:
+    """Refuse a list of folds in which not each of the speakers has one place.
+
+    Raises:
+        UserError: names the speaker.
+    """
+    each = f"each of the {len(speakers)} speakers belongs to one fold"
+    placed = [speaker for fold in folds for speaker in fold]
+    if twice := [speaker for speaker in placed if placed.count(speaker) > 1]:
+        raise UserError(f"speaker {twice[0]} stands in two places; {each}")
+    if strange := [speaker for speaker in placed if speaker not in speakers]:
+        raise UserError(f"speaker {strange[0]} is not in the corpus; {each}")
+    if missing := [speaker for speaker in speakers if speaker not in placed]:
+        raise UserError(f"speakers {missing[:24]} are in no fold; {each}")
+    if not all(folds):
+        raise UserError(f"a fold is empty; {each}")
+
+
+def sentence(name: str, scheme: Scheme, predictions: pd.DataFrame, model: str) -> str:
     """A line on how figures came about.
 
     Args:
-        corpus, scheme: the values of `corpus` and `split.scheme` in params.yaml.
-        predictions: actor and fold of each held-out clip.
+        name, scheme: the values of `corpus` and `split.scheme` in params.yaml.
+        predictions: speaker and fold of each held-out clip.
         model: what the model says of itself in its protocol.txt.
     """
-    parts = [TITLES[corpus], title(scheme)]
-    if folds(scheme):
-        actors = [sorted(set(rows["actor"])) for _, rows in predictions.groupby("fold")]
-        listed = " | ".join(",".join(map(str, fold)) for fold in actors)
-        parts.append(f"held-out actors {listed}")
+    parts = [corpus.title(name), title(scheme)]
+    if not leaky(scheme):
+        folds = [rows["speaker"].drop_duplicates() for _, rows in predictions.groupby("fold")]
+        text = " | ".join(",".join(map(str, sorted(fold))) for fold in folds)
+        parts.append(f"held-out speakers {text}")
     return "; ".join([*parts, model.strip()])

@@ -1,7 +1,7 @@
 """Scores of predictions with their bounds, and the calibration of probabilities.
 
 A table of predictions has the columns of `tables.PREDICTIONS`. A model's confidence in a clip is
-the highest of the clip's eight probabilities.
+the highest of the clip's probabilities.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,28 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ser import corpus
-from ser.corpus import EMOTIONS
+from ser import corpus, tables
 from ser.run.errors import UserError
 
 RATES = ("accuracy", "uar", "macro_f1")
 BINS = 10  # of confidence, of equal width, from 0 to 1
 
 
-def per_speaker_confusion(predictions: pd.DataFrame) -> np.ndarray:
-    """Counts of (speaker, actual, predicted): shape (speakers, 8, 8), speakers ascending, labels in the
-    corpus's order."""
+def labels(predictions: pd.DataFrame) -> list[str]:
+    """The labels of a table of predictions: in the corpus's order where it has probabilities of
+    them, else in alphabetical order."""
+    return tables.labels(predictions) or sorted({*predictions["actual"], *predictions["predicted"]})
+
+
+def per_speaker_confusion(
+    predictions: pd.DataFrame, names: list[str] | None = None
+) -> np.ndarray:
+    """Counts of (speaker, actual, predicted): shape (speakers, n, n) for n labels, speakers
+    ascending; the labels are `names`, or those of `labels`."""
+    names = names or labels(predictions)
     return np.stack(
         [
-            confusion_matrix(rows["actual"], rows["predicted"], labels=EMOTIONS)
+            confusion_matrix(rows["actual"], rows["predicted"], labels=names)
             for _, rows in predictions.groupby("speaker")
         ]
     )
@@ -38,7 +46,7 @@ def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
     which counts the same.
 
     Args:
-        confusion: counts, actual labels in rows, shape (..., 8, 8).
+        confusion: counts, actual labels in rows, shape (..., n, n).
 
     Returns:
         The keys of `RATES`, each of shape (...).
@@ -56,8 +64,8 @@ def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
 def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
     """95 % bounds of a figure of counts that are pooled over speakers: a t interval over speakers.
 
-    Clips of one speaker are not independent, speakers are. What a speaker contributes is its jackknife
-    pseudo-value, n times the figure less n - 1 times the figure without that speaker. Of accuracy,
+    Clips of one speaker are not independent, speakers are. What a speaker contributes is its
+    jackknife pseudo-value, n times the figure less n - 1 times the figure without that speaker. Of accuracy,
     with as many clips from each speaker, this is the speaker's own accuracy.
 
     Args:
@@ -125,7 +133,8 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     def difference(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {name: both[..., 0] - both[..., 1] for name, both in rates(counts).items()}
 
-    pairs = np.stack([per_speaker_confusion(first), per_speaker_confusion(second)], axis=1)
+    names = sorted({*labels(first), *labels(second)})
+    pairs = np.stack([per_speaker_confusion(table, names) for table in (first, second)], axis=1)
     return with_bounds(pairs, difference, -1)
 
 
@@ -169,18 +178,20 @@ def summary(predictions: pd.DataFrame) -> dict[str, float]:
 
 def by_label(predictions: pd.DataFrame) -> pd.DataFrame:
     """Every label that occurs, in the corpus's order: label, clips, recall, precision, f1."""
-    labels = [label for label in EMOTIONS if label in set(predictions["actual"])]
+    occur = [label for label in labels(predictions) if label in set(predictions["actual"])]
     precision, recall, f1, clips = precision_recall_fscore_support(
-        predictions["actual"], predictions["predicted"], labels=labels, zero_division=0
+        predictions["actual"], predictions["predicted"], labels=occur, zero_division=0
     )
     return pd.DataFrame(
-        {"label": labels, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
+        {"label": occur, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
     )
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, Any]:
     """The number of clips, and their `rates`."""
-    confusion = confusion_matrix(predictions["actual"], predictions["predicted"], labels=EMOTIONS)
+    confusion = confusion_matrix(
+        predictions["actual"], predictions["predicted"], labels=labels(predictions)
+    )
     return {"clips": len(predictions), **rates(confusion)}
 
 
@@ -201,15 +212,32 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_kind(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the clips of either gender, intensity and statement: kind, value, clips, accuracy,
-    uar, macro_f1. Neutral has no strong intensity, so that the two have not the same labels."""
-    clips = predictions.merge(corpus.table(predictions["clip"]).drop(columns="speaker"), on="clip")
-    return pd.DataFrame([
+def by_kind(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the clips of each gender, or whatever else the corpus knows of them, see
+    `corpus.kinds`: kind, value, clips, accuracy, uar, macro_f1.
+
+    Args:
+        clips: the table of clips.
+    """
+    kinds = corpus.kinds(clips)
+    further = predictions[["clip"]].merge(clips[["clip", *kinds]], on="clip")
+    rows = [
         {"kind": kind, "value": value, **scores(part)}
-        for kind in ("gender", "intensity", "statement")
-        for value, part in clips.groupby(kind)
-    ])  # fmt: skip
+        for kind in kinds
+        for value, part in predictions.groupby(further[kind].set_axis(predictions.index))
+    ]
+    return pd.DataFrame(
+        rows, columns=["kind", "value", "clips", "accuracy", "uar", "macro_f1"]
+    )
+
+
+def baseline(predictions: pd.DataFrame) -> dict[str, float]:
+    """The shares that guessing gets right: `chance`, one of the labels at random; `majority`,
+    always the most frequent one."""
+    return {
+        "chance": 1 / len(labels(predictions)),
+        "majority": float(predictions["actual"].value_counts(normalize=True).iloc[0]),
+    }
 
 
 def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -218,7 +246,7 @@ def calibration(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns:
         low, high: bounds of the group; clips; confidence, accuracy: means over its clips.
     """
-    confidence = predictions[list(EMOTIONS)].max(axis=1)
+    confidence = predictions[tables.labels(predictions)].max(axis=1)
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     right = predictions["actual"] == predictions["predicted"]
     clips = pd.DataFrame({"bin": number, "confidence": confidence, "right": right})
@@ -244,6 +272,7 @@ def calibration_error(predictions: pd.DataFrame) -> float:
 
 def log_loss(predictions: pd.DataFrame) -> float:
     """The cross-entropy of the probabilities in nats; of eight equal ones 2.08, lower is better."""
-    columns = predictions["actual"].map(EMOTIONS.index)
-    of_actual = predictions[list(EMOTIONS)].to_numpy()[np.arange(len(predictions)), columns]
+    names = tables.labels(predictions)
+    columns = predictions["actual"].map(names.index)
+    of_actual = predictions[names].to_numpy()[np.arange(len(predictions)), columns]
     return float(-np.log(np.clip(of_actual, 1e-12, None)).mean())

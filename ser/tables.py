@@ -8,96 +8,101 @@ import numpy as np
 import pandas as pd
 
 from ser import corpus
-from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
 FOLDS = Path("data/folds.csv")
 MODELS = Path("data/predictions")  # a folder per model
+PREDICTIONS = ("clip", "speaker", "fold", "actual", "predicted")  # and a column for each label
 
-# They may differ from what a clip's name says, as where labels are permuted for a control.
-LABELS = {"label": EMOTIONS, "intensity": ("normal", "strong")}
-COLUMNS = (
-    "clip", "speaker", "gender", "label", "intensity", "statement", "repetition", "fold",
-)  # fmt: skip
-PREDICTIONS = ("clip", "speaker", "fold", "actual", "predicted", *EMOTIONS)
+# What is text whatever it looks like: a label may be called 1 or NA.
+TEXT = dict.fromkeys(
+    ("clip", "file", "file_name", "speaker", "label", "actual", "predicted"), str
+)
 
 
-def read(path: str | Path, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """The table in a CSV file.
+def read(path: str | Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """The table in a CSV file. Speakers are whole numbers where all of them look like it.
 
     Args:
         path: of the file.
-        columns: that it must have, in this order; None: any.
+        columns: that it must begin with, in this order, and without an empty field.
 
     Raises:
-        UserError: there is no such file, it is no CSV, it has other columns, or a field is empty.
+        UserError: there is no such file, it is no CSV, or lacks what it must have.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such table; `dvc repro` makes it")
     try:
-        table = pd.read_csv(path, low_memory=False)
+        table = pd.read_csv(
+            path, dtype=TEXT, keep_default_na=False, na_values=[""], low_memory=False
+        )
     except (ValueError, OverflowError) as error:  # pandas' own errors, and those of UTF-8, are such
         raise UserError(f"{path}: not a CSV table: {' '.join(str(error).split())[:150]}") from None
-    if columns is None:
-        return table
-    if list(table.columns) != list(columns):
-        raise UserError(f"{path}: columns {list(table.columns)}; expected {list(columns)}")
+    if list(table.columns[: len(columns)]) != list(columns):
+        raise UserError(f"{path}: columns {list(table.columns)}; expected {list(columns)} first")
     if not isinstance(table.index, pd.RangeIndex):
-        raise UserError(f"{path}: rows of more than {len(columns)} fields")
-    if table.isna().any(axis=None):
-        row, column = np.argwhere(table.isna())[0]
-        raise UserError(f"{path}: no {table.columns[column]} in line {row + 2}")
+        raise UserError(f"{path}: rows of more than {len(table.columns)} fields")
+    required = table[list(columns)]
+    if required.isna().any(axis=None):
+        row, column = np.argwhere(required.isna())[0]
+        raise UserError(f"{path}: no {required.columns[column]} in line {row + 2}")
+    if "speaker" in table and table["speaker"].str.fullmatch("0|[1-9][0-9]{0,8}").all():
+        table["speaker"] = table["speaker"].astype(int)
     return table
 
 
-def check_labels(path: Path, labels: pd.Series, allowed: Collection[str]) -> None:
-    """Refuse a column of a table that holds a label other than those allowed."""
-    strange = labels[~labels.isin(allowed)]
-    if len(strange):
-        raise UserError(f"{path}: {labels.name} {strange.iloc[0]!r}; expected {', '.join(allowed)}")
+def clips(path: Path = corpus.CLIPS) -> pd.DataFrame:
+    """The table that `download` writes: `corpus.COLUMNS` and further ones, a row per clip.
+
+    Raises:
+        UserError: as `read`.
+    """
+    return read(path, corpus.COLUMNS)
 
 
 def folds(path: Path = FOLDS) -> pd.DataFrame:
-    """The table that `split` writes: `COLUMNS`, a row per clip.
+    """The table that `split` writes: that of `clips`, and fold.
 
     Raises:
-        UserError: as `read`; a clip stands there twice or is not who its name says, a label is
-            none of ours, there is but one fold, or a speaker is in two.
+        UserError: as `read`; a clip stands there twice, there is but one fold, or a speaker is in
+            two.
     """
-    table = read(path, COLUMNS)
-    if len(table) < 2 or table["fold"].nunique() < 2:
+    table = read(path, corpus.COLUMNS)
+    if "fold" not in table or len(table) < 2 or table["fold"].nunique() < 2:
         raise UserError(f"{path}: {len(table)} clips; expected clips of two folds at least")
     if not pd.api.types.is_integer_dtype(table["fold"]) or table["fold"].min() < 0:
         raise UserError(f"{path}: a fold that is no number from 0 up; `dvc repro split` mends it")
     twice = table.loc[table["clip"].duplicated(), "clip"]
     if len(twice):
         raise UserError(f"{path}: {twice.iloc[0]} stands there twice")
-    for column, allowed in LABELS.items():
-        check_labels(path, table[column], allowed)
-    named = pd.DataFrame([corpus.describe(str(clip)) for clip in table["clip"]])
-    for column in named.columns.difference([*LABELS]):
-        wrong = table[table[column].to_numpy() != named[column].to_numpy()]
-        if len(wrong):
-            row = wrong.iloc[0]
-            raise UserError(f"{path}: {row['clip']}: {column} {row[column]}, against its name")
     several = table.groupby("speaker")["fold"].nunique() > 1
     if several.any() and not several.all():  # all are by the scheme that is leaky on purpose
         raise UserError(f"{path}: speaker {several.idxmax()} is in two folds, on both sides")
     return table
 
 
+def labels(predictions: pd.DataFrame) -> list[str]:
+    """The labels that a table of predictions has probabilities of, in the corpus's order; none, if
+    it is another table."""
+    first, names = (
+        list(predictions.columns[: len(PREDICTIONS)]), list(predictions.columns[len(PREDICTIONS) :])
+    )
+    return names if first == list(PREDICTIONS) else []
+
+
 def from_probabilities(clips: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
     """A table of predictions: the likeliest label of each clip is the predicted one.
 
     Args:
-        clips: rows of `folds`.
-        probabilities: a column per label, in any order; a row per row of `clips`, in theirs.
+        clips: clip, speaker, fold and label of the clips to predict.
+        probabilities: a column per label, in the corpus's order; a row per row of `clips`, in
+            theirs.
 
     Returns:
-        the columns of `PREDICTIONS`.
+        the columns of `PREDICTIONS`, and the probabilities.
     """
-    shares = probabilities.reindex(columns=EMOTIONS, fill_value=0.0).set_index(clips.index)
+    shares = probabilities.set_index(clips.index)
     table = clips[["clip", "speaker", "fold"]].assign(
         actual=clips["label"], predicted=shares.idxmax(axis=1)
     )
@@ -109,7 +114,7 @@ def write_predictions(folder: Path, predictions: pd.DataFrame, protocol: str) ->
 
     Args:
         folder: that `outputs.whole("data/predictions/NAME")` gives.
-        predictions: the columns of `PREDICTIONS`, a row per held-out clip.
+        predictions: of `from_probabilities`, a row per held-out clip.
         protocol: how they came about, in one line, to stand beside every figure.
     """
     folder.mkdir()
@@ -120,20 +125,24 @@ def write_predictions(folder: Path, predictions: pd.DataFrame, protocol: str) ->
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The rows of one table of predictions: the columns of `PREDICTIONS`.
+    """The rows of one table of predictions: `PREDICTIONS`, and a column per label.
 
     Raises:
         UserError: it is missing, damaged, or holds what no model predicts.
     """
     table = read(path, PREDICTIONS)
+    names = labels(table)
     for column in ("actual", "predicted"):
-        check_labels(path, table[column], EMOTIONS)
-    for column in ("speaker", "fold"):
-        if len(table) and not pd.api.types.is_integer_dtype(table[column]):
-            raise UserError(f"{path}: {column} is not a whole number everywhere")
-    shares = table[list(EMOTIONS)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+        strange = table[~table[column].isin(names)]
+        if len(strange):
+            raise UserError(
+                f"{path}: {column} {strange[column].iloc[0]!r}; expected {', '.join(names)}"
+            )
+    if len(table) and not pd.api.types.is_integer_dtype(table["fold"]):
+        raise UserError(f"{path}: fold is not a whole number everywhere")
+    shares = table[names].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not ((shares >= 0).all() and np.allclose(shares.sum(axis=1), 1, atol=1e-3)):
-        raise UserError(f"{path}: expected eight probabilities that sum to 1 in every line")
+        raise UserError(f"{path}: expected probabilities that sum to 1 in every line")
     return table
 
 
@@ -146,7 +155,7 @@ def predictions(model: str, folds: list[int], project: Path = Path()) -> pd.Data
         project: the folder in which data/ lies.
 
     Returns:
-        the columns of `PREDICTIONS`; the eight probabilities of a row sum to 1.
+        the columns of `PREDICTIONS`, and a probability per label, which sum to 1 in a row.
 
     Raises:
         UserError: as `read_predictions`; a fold is missing, or a clip stands there twice.

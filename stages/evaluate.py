@@ -2,17 +2,17 @@
 
     python -m stages.evaluate NAME
 
-Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; params `corpus`, `folds`,
-            `models.NAME`, `split.scheme`
+Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; data/clips.csv; params `corpus`,
+            `folds`, `models.NAME`, `split.scheme`
 Writes: metrics/NAME.json: accuracy, uar, macro_f1, the first two with 95 % bounds over speakers
             (accuracy_low, …), ece
         metrics/NAME/:
             protocol.txt     how the figures came about, in one line
             folds.csv        fold, speakers, clips, accuracy, uar, macro_f1; a row per fold
-            speakers.csv       speaker, fold, clips, accuracy, uar, macro_f1; a row per speaker
-            kinds.csv        kind, value, clips, accuracy, uar, macro_f1; a row per gender,
-                             intensity and statement
-            labels.csv     label, clips, recall, precision, f1; a row per label
+            speakers.csv     speaker, fold, clips, accuracy, uar, macro_f1; a row per speaker
+            kinds.csv        kind, value, clips, accuracy, uar, macro_f1; a row per gender, or
+                             whatever else data/clips.csv tells clips apart by
+            labels.csv       label, clips, recall, precision, f1; a row per label
             calibration.csv  low, high (bounds of the confidence), clips, confidence, accuracy
                              (means); a row per tenth of the range that holds any clips
             confusion.csv    actual, predicted; a row per clip, for DVC's confusion plot
@@ -32,10 +32,13 @@ from ser.run import errors, outputs
 
 def draw(predictions: pd.DataFrame, title: str, path: Path) -> None:
     """Draw the confusion matrix as a PNG file, each row as shares: the diagonal is the recall."""
-    figure = Figure(figsize=(7, 6.4), layout="constrained")  # without pyplot: needs no screen
+    labels = tables.labels(predictions)
+    side = max(6.4, 0.45 * len(labels))
+    # Without pyplot, which needs a screen.
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     ConfusionMatrixDisplay.from_predictions(
-        predictions["actual"], predictions["predicted"], labels=corpus.EMOTIONS, normalize="true",
+        predictions["actual"], predictions["predicted"], labels=labels, normalize="true",
         values_format=".2f", xticks_rotation=45, cmap="Blues", colorbar=False, ax=axes,
     )  # fmt: skip
     axes.set(xlabel="predicted", ylabel="actual", title=title)
@@ -54,16 +57,16 @@ def main() -> None:
     text = (tables.MODELS / model / "protocol.txt").read_text(encoding="utf-8")
     protocol = protocols.sentence(settings.corpus, settings.split.scheme, predictions, text)
     figures = scoring.summary(predictions)
-    leaky = "" if protocols.folds(settings.split.scheme) else ", LEAKY random split"
+    leaky = ", LEAKY random split" if protocols.leaky(settings.split.scheme) else ""
     title = (
-        f"{settings.models[model]} on {corpus.TITLES[settings.corpus]}{leaky}\n"
+        f"{settings.models[model]} on {corpus.title(settings.corpus)}{leaky}\n"
         f"accuracy {figures['accuracy']:.1%}, UAR {figures['uar']:.1%}, "
         f"{len(predictions)} held-out clips of {predictions['speaker'].nunique()} speakers"
     )
     by_name = {
         "folds": scoring.by_group(predictions, "fold"),
         "speakers": scoring.by_group(predictions, "speaker"),
-        "kinds": scoring.by_kind(predictions),
+        "kinds": scoring.by_kind(predictions, tables.clips()),
         "labels": scoring.by_label(predictions),
         "calibration": scoring.calibration(predictions),
         "confusion": predictions[["actual", "predicted"]],

@@ -1,7 +1,7 @@
 """Predict by several models together: the mean of their probabilities.
 
-All count the same, so there is nothing to choose, and nothing that could have seen the speakers it is
-scored on.
+All count the same, so there is nothing to choose, and nothing that could have seen the speakers it
+is scored on.
 
 Reads:  data/predictions/NAME/predictions.csv of the models in `mean`; params `folds`, `mean`,
             `models`
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ser import params, tables
-from ser.corpus import EMOTIONS
 from ser.run import errors, outputs, resources
 
 
@@ -28,9 +27,10 @@ def mean(predictions: list[pd.DataFrame]) -> pd.DataFrame:
     first = predictions[0]
     if any(list(table["clip"]) != list(first["clip"]) for table in predictions):
         raise errors.UserError("data: the models' predictions are not of the same clips")
-    probabilities = np.mean([table[list(EMOTIONS)] for table in predictions], axis=0)
+    labels = tables.labels(first)
+    probabilities = np.mean([table[labels] for table in predictions], axis=0)
     clips = first.rename(columns={"actual": "label"})
-    return tables.from_probabilities(clips, pd.DataFrame(probabilities, columns=EMOTIONS))
+    return tables.from_probabilities(clips, pd.DataFrame(probabilities, columns=labels))
 
 
 @errors.one_line

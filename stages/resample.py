@@ -1,13 +1,16 @@
 """Decode every clip with FFmpeg to 16 kHz, mono, as the encoders expect it.
 
-Reads:  data/raw/Actor_XX/*.wav
-Writes: data/audio/*.wav: 16 kHz, mono, PCM_16, same names, one flat folder
+Reads:  data/clips.csv, data/raw
+Writes: data/audio/CLIP.wav: 16 kHz, mono, PCM_16
 """
 
 from pathlib import Path
 
-from ser import audio, corpus
+from ser import audio, tables
 from ser.run import errors, outputs, parallel
+
+
+RAW = Path("data/raw")
 
 
 def resample(job: tuple[Path, Path]) -> None:
@@ -23,7 +26,7 @@ def main() -> None:
         folder.mkdir()
         parallel.over(
             resample,
-            [(source, folder / source.name) for source in corpus.files("data/raw")],
+            [(RAW / row.file, folder / f"{row.clip}.wav") for row in tables.clips().itertuples()],
             "resample",
         )
 

@@ -1,5 +1,5 @@
-"""Nested cross-validation over speakers: every choice is made inside the training speakers of a fold,
-then a model predicts the fold's own."""
+"""Nested cross-validation over speakers: every choice is made inside the training speakers of a
+fold, then a model predicts the fold's own."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from ser import params, tables
+from ser import corpus, params, tables
 from ser.classifier import kernels, model
 from ser.classifier.model import Model, block_columns
 from ser.run import errors, outputs, parallel
@@ -42,12 +42,22 @@ class Data:
 
     @property
     def speakers(self) -> np.ndarray:
-        """The number of each clip's speaker."""
+        """The speaker of each clip."""
         return self.clips["speaker"].to_numpy()
 
+    @property
+    def order(self) -> list[str]:
+        """The labels in the corpus's order."""
+        return corpus.labels(self.clips)
+
+    def probabilities(self, fitted: Model, rows: np.ndarray) -> pd.DataFrame:
+        """A model's probabilities of all labels for some rows; 0 of those it has never met."""
+        known = fitted.probabilities(self.table[rows])
+        return known.reindex(columns=self.order, fill_value=0.0)
+
     def with_speakers_normalised(self) -> "Data":
-        """Each speaker's features standardised by mean and deviation of that speaker's own clips: no
-        labels, but all those clips."""
+        """Each speaker's features standardised by mean and deviation of that speaker's own clips:
+        no labels, but all those clips."""
         groups = self.table.groupby(self.speakers)
         deviations = groups.transform("std", ddof=0).replace(0, 1)
         table = (self.table - groups.transform("mean")) / deviations
@@ -127,15 +137,16 @@ def candidates(
 def inner_splits(
     labels: np.ndarray, speakers: np.ndarray, folds: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of a cross-validation whose folds share no speaker and have like shares of
-    labels.
+    """Train and test rows of a cross-validation whose folds share no speaker and have like shares
+    of labels.
 
     Raises:
         UserError: fewer speakers than folds.
     """
     if len(set(speakers)) < folds:
         raise errors.UserError(
-            f"inner_folds = {folds}: a fold has only {len(set(speakers))} training speakers"
+            f"inner_folds = {folds}: a fold has only {len(set(speakers))} training speakers; "
+            f"expected at most that, and 2 at least"
         )
     return list(StratifiedGroupKFold(folds).split(labels, labels, speakers))
 
@@ -149,9 +160,10 @@ def candidate_scores(
     combine blocks.
 
     Returns:
-        shape (candidates, test, classes), classes in alphabetical order.
+        shape (candidates, test, classes), the classes of `labels` in alphabetical order; one that
+        no clip of `train` has scores lowest.
     """
-    classes = len(np.unique(labels[train]))
+    met = np.isin(np.unique(labels), labels[train])
 
     @functools.cache
     def measured(block: str, measure: Callable) -> list[np.ndarray]:
@@ -176,7 +188,10 @@ def candidate_scores(
         costs = [candidate["C"] for candidate in same]
         for coefficients, intercepts in kernels.fit(kind, training, labels[train], costs):
             margins = testing @ coefficients.T + intercepts
-            scores.append(kernels.class_scores(kind, margins, classes))
+            known = kernels.class_scores(kind, margins, met.sum())
+            padded = np.tile(known.min(axis=1, keepdims=True) - 1, len(met))
+            padded[:, met] = known
+            scores.append(padded)
     return np.stack(scores)
 
 
@@ -245,8 +260,8 @@ def fit_fold(
     """
     table, labels, speakers = data.table[rows], data.labels[rows], data.speakers[rows]
     choice = choose(table, labels, speakers, grid, inner_folds)
-    fitted = model.fit(table, labels, choice.best, choice.scores, data.features)
-    return fitted, choice.rows, fitted.probabilities(data.table[~rows])
+    fitted = model.fit(table, labels, choice.best, choice.scores, data.features, data.order)
+    return fitted, choice.rows, data.probabilities(fitted, ~rows)
 
 
 def fit_folds(
@@ -285,18 +300,21 @@ def fit_folds(
     def fit(name: str) -> tuple[Model, pd.DataFrame]:
         rows, choice = training[name], choices[name]
         fitted = model.fit(
-            data.table[rows], labels[rows], choice.best, choice.scores, data.features
+            data.table[rows],
+            labels[rows],
+            choice.best,
+            choice.scores,
+            data.features,
+            data.order,
         )
-        return fitted, fitted.probabilities(data.table[~rows])
+        return fitted, data.probabilities(fitted, ~rows)
 
     fitted = parallel.over(fit, training, None, largest=1)
     search = [{"fold": name, **row} for name, choice in choices.items() for row in choice.rows]
     probabilities = pd.concat([part for _, part in fitted]).sort_index()
-    predictions = data.clips[["clip", "speaker", "fold"]].assign(
-        actual=data.clips["label"], predicted=probabilities.idxmax(axis=1)
-    )
+    predictions = tables.from_probabilities(data.clips, probabilities)
     final, _ = fitted[-1]
-    return pd.concat([predictions, probabilities], axis=1), pd.DataFrame(search), final
+    return predictions.sort_values("clip", ignore_index=True), pd.DataFrame(search), final
 
 
 def protocol(inner_folds: int, transductive: bool = False) -> str:

@@ -15,17 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from ser.classifier import kernels
-from ser.corpus import EMOTIONS
 from ser.run.errors import UserError
 
 SETTINGS, ARRAYS = "model.json", "model.safetensors"
-CLASSES = sorted(EMOTIONS)  # scikit-learn's order, in which machines are trained
 
 
 class Settings(BaseModel):
     """model.json: a stored classifier but for its arrays.
 
     Attributes:
+        labels: in the corpus's order; machines are trained in scikit-learn's, the alphabetical.
         kernel: see `kernels.combined_kernel`; `logistic` is a logistic regression.
         gamma: of the RBF.
         blocks: weight of each block of features.
@@ -38,6 +37,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    labels: Annotated[list[str], Field(min_length=2)]
     kernel: Literal["linear", "logistic", "rbf", "rbf_mean"]
     gamma: Annotated[float, Field(gt=0)]
     blocks: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
@@ -57,7 +57,7 @@ class Model:
         clips: features of the training clips in the kernel expansion of the margins, shape
             (n, features); of a logistic regression none, shape (0, features).
         coefficients: of `clips` in each margin, shape (pairs of labels, n); of a logistic
-            regression those of the features, shape (8, features).
+            regression those of the features, shape (labels, features).
         intercepts: of the margins, shape (margins,).
     """
 
@@ -80,7 +80,7 @@ class Model:
             table: holds `columns`, among others.
         """
         if table.empty:  # which scikit-learn's distances refuse
-            return pd.DataFrame(columns=EMOTIONS, dtype=np.float64)
+            return pd.DataFrame(columns=self.settings.labels, dtype=np.float64)
         kind = self.settings.kernel
         new = self.standardised_blocks(table[self.columns].to_numpy(np.float64))
         if kind == "logistic":
@@ -89,9 +89,10 @@ class Model:
             known, weights = self.standardised_blocks(self.clips), [*self.settings.blocks.values()]
             kernel = kernels.kernel_matrix(kind, new, known, weights, self.settings.gamma)
             margins = kernel @ self.coefficients.T
-        scores = kernels.class_scores(kind, margins + self.intercepts, len(CLASSES))
+        labels = self.settings.labels
+        scores = kernels.class_scores(kind, margins + self.intercepts, len(labels))
         shares = scipy.special.softmax(self.settings.sharpness * scores, axis=1)
-        return pd.DataFrame(shares, table.index, CLASSES)[list(EMOTIONS)]
+        return pd.DataFrame(shares, table.index, sorted(labels))[labels]
 
     def standardised_blocks(self, values: np.ndarray) -> list[np.ndarray]:
         """Standardised features, split by block: shapes (n, features of the block)."""
@@ -127,16 +128,23 @@ def block_columns(block: str, table: pd.DataFrame) -> list[str]:
 
 
 def fit(
-    table: pd.DataFrame, labels: np.ndarray, candidate: dict, scores: np.ndarray, features: dict
+    table: pd.DataFrame,
+    labels: np.ndarray,
+    candidate: dict,
+    scores: np.ndarray,
+    features: dict,
+    order: list[str],
 ) -> Model:
     """Train and calibrate a candidate on the rows given, and on nothing else.
 
     Args:
         table: features in columns, float64.
+        labels: of the rows, shape (n,).
         candidate: blocks (weights by name), kernel, C and gamma.
         scores: class scores of the same rows, each by a model that has not seen its speaker, shape
             (n, classes).
         features: settings that the features were computed with (see `Settings`).
+        order: of the corpus's labels.
     """
     kind, gamma = candidate["kernel"], candidate["gamma"]
     columns = {name: block_columns(name, table) for name in candidate["blocks"]}
@@ -154,6 +162,7 @@ def fit(
         used = coefficients.any(axis=0)
         values, coefficients = values[used], coefficients[:, used]
     settings = Settings(
+        labels=[label for label in order if label in set(labels)],
         kernel=kind,
         gamma=gamma,
         blocks=candidate["blocks"],

@@ -1,14 +1,17 @@
-"""RAVDESS: where it comes from, how it is unpacked, and that it is the published corpus."""
+"""RAVDESS: where it comes from, how it is unpacked, that it is the published corpus, and the facts
+in its file names."""
 
 import functools
 import hashlib
 import os
+import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 import filelock
+import pandas as pd
 import pooch
 import requests
 from requests.adapters import HTTPAdapter
@@ -21,6 +24,12 @@ ARCHIVE = "Audio_Speech_Actors_01-24.zip"
 URL = f"https://zenodo.org/records/1188976/files/{ARCHIVE}?download=1"
 MD5 = "bc696df654c87fed845eb13823edef8a"
 MANIFEST = Path(__file__).with_name("ravdess.md5")
+
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+ACTORS = range(1, 25)
+# Modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition and
+# actor.
+NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 
 # Zenodo answers 429 to anonymous libraries and asks clients to say who they are and what for.
 USER_AGENT = (
@@ -37,6 +46,54 @@ RETRY = Retry(
 )
 TIMEOUT = 30  # seconds of silence after which a server counts as stalled
 BLOCK = 1 << 16  # bytes
+
+
+def describe(clip: str) -> dict[str, str | int]:
+    """The facts in the name of a clip, such as `03-01-05-02-01-01-12`.
+
+    Args:
+        clip: a RAVDESS file name without folder and ending.
+
+    Returns:
+        clip; speaker (1 to 24); label (one of `EMOTIONS`); gender (male, female); intensity
+        (normal, strong); statement and repetition (1 or 2).
+
+    Raises:
+        UserError: the name is not that of an audio-only speech clip, or claims a strong neutral,
+            which RAVDESS has not.
+
+    Source: Livingstone and Russo (2018), PLoS ONE 13(5): e0196391, "Filename convention".
+    """
+    match = NAME.fullmatch(clip)
+    if not match:
+        raise UserError(
+            f"{clip}: not the name of a RAVDESS speech clip; expected 03-01-EE-II-SS-RR-AA: "
+            "emotion 01-08, intensity, statement, repetition 01-02, actor 01-24"
+        )
+    emotion, intensity, statement, repetition, actor = map(int, match.groups())
+    if emotion == 1 and intensity == 2:
+        raise UserError(f"{clip}: neutral has no strong intensity; expected 03-01-01-01-…")
+    return {
+        "clip": clip,
+        "speaker": actor,
+        "label": EMOTIONS[emotion - 1],
+        "gender": "male" if actor % 2 else "female",
+        "intensity": ("normal", "strong")[intensity - 1],
+        "statement": statement,
+        "repetition": repetition,
+    }
+
+
+def table(files: Iterable[str]) -> pd.DataFrame:
+    """The table of clips, sorted by clip: the columns of `describe`, and the file.
+
+    Args:
+        files: paths in the corpus's folder, `Actor_XX/….wav`.
+    """
+    rows = [describe(PurePosixPath(file).stem) | {"file": file} for file in files]
+    clips = pd.DataFrame(rows).sort_values("clip", ignore_index=True)
+    clips.insert(1, "file", clips.pop("file"))
+    return clips
 
 
 def read_manifest(path: Path) -> dict[str, str]:

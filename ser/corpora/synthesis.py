@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ser import audio, corpus
+from ser import audio
+from ser.corpora import ravdess
 from ser.run import parallel
 
 RATE = 48_000  # Hz, as RAVDESS
@@ -131,9 +132,9 @@ def clip(job: tuple[Path, float]) -> None:
         job: its path, and the mean length of the corpus's clips in seconds.
     """
     path, seconds = job
-    content = corpus.describe(path.stem)
+    content = ravdess.describe(path.stem)
     rng = np.random.default_rng([int(field) for field in path.stem.split("-")])
-    speaker, manner = voice(int(content["speaker"])), direct(str(content["emotion"]), rng)
+    speaker, manner = voice(int(content["speaker"])), direct(str(content["label"]), rng)
     # Of a neutral statement of average tempo; most emotions are slower.
     length = 0.77 * seconds / (speaker.tempo * (1 + manner.tempo / 100))
     vowels = STATEMENTS[int(content["statement"]) - 1]
@@ -146,8 +147,8 @@ def clip(job: tuple[Path, float]) -> None:
 def write(folder: Path, takes: int, seconds: float) -> None:
     """Write the corpus: Actor_XX/03-01-EE-01-SS-RR-AA.wav, 48 kHz PCM_16, mono or stereo.
 
-    24 speakers, 8 emotions, and `takes` clips of each speaker and emotion. The same bytes for the same
-    arguments, whatever the number of cores.
+    24 speakers, 8 emotions, and `takes` clips of each speaker and emotion. The same bytes for the
+    same arguments, whatever the number of cores.
 
     Args:
         folder: made if it is not there; must not hold a corpus yet.
@@ -155,10 +156,10 @@ def write(folder: Path, takes: int, seconds: float) -> None:
         seconds: mean length of a clip.
     """
     jobs = []
-    for speaker in corpus.ACTORS:
+    for speaker in ravdess.ACTORS:
         home = folder / f"Actor_{speaker:02}"
         home.mkdir(parents=True)
-        for emotion in range(1, 1 + len(corpus.EMOTIONS)):
+        for emotion in range(1, 1 + len(ravdess.EMOTIONS)):
             for repetition, statement in ((1, 1), (1, 2), (2, 1), (2, 2))[:takes]:
                 name = f"03-01-{emotion:02}-01-{statement:02}-{repetition:02}-{speaker:02}.wav"
                 jobs.append((home / name, seconds))

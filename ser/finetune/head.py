@@ -6,7 +6,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ser.corpus import EMOTIONS
 from ser.encoder.families.encoder import HiddenStates, mean_and_deviation
 
 ITERATIONS = 1000  # at most; twenty are enough for Whisper tiny.en
@@ -26,15 +25,15 @@ class LayersHead(nn.Module):
     centre: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, layers: int, width: int, dropout: float):
-        """Fit an encoder with `layers` layers of `width` channels; `dropout` is the share of the
-        standardised numbers that are zero in training."""
+    def __init__(self, layers: int, width: int, labels: int, dropout: float):
+        """Fit an encoder with `layers` layers of `width` channels and so many labels; `dropout` is
+        the share of the standardised numbers that are zero in training."""
         super().__init__()
         count = 2 * layers * width
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("scale", torch.ones(count))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(count, len(EMOTIONS))
+        self.linear = nn.Linear(count, labels)
 
     @staticmethod
     def pool(states: HiddenStates) -> torch.Tensor:
@@ -47,7 +46,7 @@ class LayersHead(nn.Module):
         return torch.cat(parts, dim=1)
 
     def forward(self, states: HiddenStates) -> torch.Tensor:
-        """Logits of the labels, float32, shape (clips, 8)."""
+        """Logits of the labels, float32, shape (clips, labels)."""
         with torch.autocast(states.mask.device.type, enabled=False):
             return self.linear(self.dropout((self.pool(states) - self.centre) / self.scale))
 
@@ -57,7 +56,7 @@ class LayersHead(nn.Module):
 
         Args:
             pooled: float32, shape (clips, 2 * layers * width).
-            labels: indices in EMOTIONS; those that do not occur keep the weights they have.
+            labels: their numbers; those that do not occur keep the weights they have.
             C: of the regression, the inverse of its L2 penalty; None: the linear layer stays as it
                 is.
         """

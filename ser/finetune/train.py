@@ -33,7 +33,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler, get_wsd_schedule
 
 from ser import params, tables
-from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint
 from ser.encoder.families.encoder import Encoder
 from ser.finetune import progress
@@ -165,6 +164,7 @@ class Training:
         encoder: Encoder,
         clips: Clips,
         table: pd.DataFrame,
+        names: list[str],
         fold: int,
         settings: params.Params,
         accelerator: Accelerator,
@@ -177,6 +177,7 @@ class Training:
         Args:
             encoder: trained in place.
             table: fold and label of every clip in `clips`, in their order.
+            names: of the labels, in the corpus's order.
             fold: whose clips are held out.
             inner: whether one more fold, the next or after the last the first, is held out as
                 `inner`.
@@ -186,13 +187,14 @@ class Training:
             UserError: SpecAugment's spans are longer than the shortest clip.
         """
         self.encoder, self.clips, self.table, self.fold = encoder, clips, table, fold
+        self.names = names
         self.settings, self.accelerator = settings, accelerator
         folds = sorted({fold, *table["fold"]})
         next_fold = folds[(folds.index(fold) + 1) % len(folds)]
         apart = (table["fold"] == next_fold).to_numpy() & inner
         self.numbers = np.flatnonzero((table["fold"] != fold).to_numpy() & ~apart)
         self.inner = np.flatnonzero(apart)
-        self.labels = table["label"].map(EMOTIONS.index).to_numpy()
+        self.labels = table["label"].map(names.index).to_numpy()
         shortest = int(encoder.frames(torch.tensor(clips.lengths[self.numbers].min())))
         if settings.mask_time_prob and settings.mask_time_length > shortest:
             raise UserError(
@@ -227,8 +229,8 @@ class Training:
         self.seen = torch.zeros(self.ends[-1], 2, device=device)
         self.norms = torch.zeros(len(self.batches), device=device)
         self.broken = torch.zeros((), device=device)
-        counts = np.bincount(self.labels[self.numbers], minlength=len(EMOTIONS))
-        balance = np.ones(len(EMOTIONS))
+        counts = np.bincount(self.labels[self.numbers], minlength=len(names))
+        balance = np.ones(len(names))
         if settings.class_weights:
             balance = len(self.numbers) / np.maximum(counts, 1) / np.count_nonzero(counts)
         self.balance = balance.astype(np.float32)
@@ -393,9 +395,9 @@ class Training:
         self.curve += rows
 
     def probabilities(self, numbers: np.ndarray) -> np.ndarray:
-        """Probabilities of the labels for these clips, shape (n, 8), float64, from float32
-        logits whatever training uses."""
-        logits = self.over_clips(numbers, len(EMOTIONS), self.encoder)
+        """Probabilities of the labels for these clips, shape (n, labels), float64, from
+        float32 logits whatever training uses."""
+        logits = self.over_clips(numbers, len(self.names), self.encoder)
         return softmax(logits.astype(float), axis=1)  # not every device has float64
 
     def score_inner(self, epochs: range) -> None:
@@ -404,7 +406,7 @@ class Training:
         probabilities, truth = self.probabilities(self.inner), self.labels[self.inner]
         predicted = probabilities.argmax(axis=1)
         scores = {
-            "inner_loss": float(log_loss(truth, probabilities, labels=range(len(EMOTIONS)))),
+            "inner_loss": float(log_loss(truth, probabilities, labels=range(len(self.names)))),
             "inner_accuracy": float((predicted == truth).mean()),
             "inner_uar": uar(truth, predicted),
         }
@@ -439,12 +441,8 @@ class Training:
         """The rows of predictions.csv: the held-out clips, with the weights as they are."""
         held_out = self.table[self.table["fold"] == self.fold]
         probabilities = self.probabilities(held_out.index.to_numpy())
-        rows = held_out[["clip", "speaker", "fold"]].assign(
-            actual=held_out["label"],
-            predicted=np.array(EMOTIONS)[probabilities.argmax(axis=1)],
-        )
-        rows[list(EMOTIONS)] = probabilities
-        return rows
+        table = pd.DataFrame(probabilities, columns=self.names)
+        return tables.from_probabilities(held_out, table)
 
     def put(self, weights: dict[str, torch.Tensor]) -> None:
         """Overwrite the trained parameters named in `weights`."""
@@ -559,7 +557,8 @@ def prepare(
     if fold not in set(table["fold"]):
         folds = sorted(set(table["fold"]))
         raise UserError(f"fold {fold}: not in {tables.FOLDS}; expected one of {folds}")
-    encoder = fine_tunable(CHECKPOINT, settings)
+    names = corpus.labels(table)
+    encoder = fine_tunable(CHECKPOINT, settings, names)
     clips = Clips(FEATURES)
     if lonely := set(table["clip"]) ^ set(clips.names):
         raise UserError(
@@ -568,7 +567,7 @@ def prepare(
         )
     table = table.set_index("clip").loc[clips.names].reset_index()
     state = load(saved, accelerator) if saved else None
-    return Training(encoder, clips, table, fold, settings, accelerator, inner, state)
+    return Training(encoder, clips, table, names, fold, settings, accelerator, inner, state)
 
 
 def run(training: Training, saved: Path, log: Path, forecast: Callable[[float], str]) -> None:

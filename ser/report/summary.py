@@ -46,7 +46,13 @@ def lines(folder: Path, models: dict[str, str]) -> list[str]:
         clips = pd.read_csv(folder / name / "folds.csv")["clips"].sum()
         cells = [scoring.as_text(figures, rate) for rate in scoring.RATES]
         rows.append(f"| {models[name]} | {clips} | {' | '.join(cells)} |")
-    rows += ["", "In brackets: 95 % bounds, a t interval over speakers. Chance is 12.5 %."]
+    rows += ["", "In brackets: 95 % bounds, a t interval over speakers."]
+    for name in list(scored)[:1]:
+        clips = pd.read_csv(folder / name / "labels.csv")["clips"]
+        rows[-1] += (
+            f" Chance is {1 / len(clips):.1%}, always the most frequent label "
+            f"{clips.max() / clips.sum():.1%}."
+        )
     for name in scored:
         protocol = (folder / name / "protocol.txt").read_text(encoding="utf-8").strip()
         rows.append(f"{models[name]}: {protocol}.")

@@ -39,9 +39,9 @@ def command(search: FoldSearch) -> str:
 def predictions(searches: Sequence[FoldSearch]) -> pd.DataFrame:
     """The held-out clips, predicted with params.yaml as it is (`before`) and as chosen (`after`).
 
-    A fold is *clean* if its speakers had no part in the choice that it is scored with. Of one choice
-    for all folds, a branch that takes seconds is scored on all of them, any other on the clean one
-    alone.
+    A fold is *clean* if its speakers had no part in the choice that it is scored with. Of one
+    choice for all folds, a branch that takes seconds is scored on all of them, any other on the
+    clean one alone.
 
     Returns:
         clip, speaker, fold, actual, clean, before, after; a row per clip, sorted.
@@ -68,8 +68,8 @@ def write(
 
     Returns:
         accuracy and uar on the clean folds as chosen, gain_accuracy and gain_uar against
-        params.yaml as it is, each with 95 % bounds over speakers (NAME_low, NAME_high); the table of
-        folds; the protocol.
+        params.yaml as it is, each with 95 % bounds over speakers (NAME_low, NAME_high); the table
+        of folds; the protocol.
     """
     scored = predictions(searches)
     before, after = (scored.rename(columns={when: "predicted"}) for when in ("before", "after"))
