@@ -1,5 +1,5 @@
-"""Choose parameters by Bayesian optimisation on speakers held out inside training speakers; score the
-outer folds once, at the end.
+"""Choose parameters by Bayesian optimisation on speakers held out inside training speakers; score
+the outer folds once, at the end.
 
     python -m commands.search svm|w2v [--trials N] [--minutes M] [--nested]
 

@@ -14,7 +14,7 @@ from ser.run.errors import UserError
 CLIPS = Path("data/clips.csv")
 COLUMNS = ("clip", "file", "speaker", "label")
 FEWEST_LABELS, MOST_LABELS = 2, 50
-MOST_KINDS = 12  # values of a further column by which clips are told apart in tables and on the page
+MOST_KINDS = 12  # values of a further column that tables and the page tell clips apart by
 
 # What stands beside figures, by the value of `corpus` in params.yaml.
 TITLES = {"ravdess": "RAVDESS speech", "demo": "SYNTHETIC demo corpus, not RAVDESS"}

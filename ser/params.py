@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -19,7 +17,6 @@ from pydantic import (
 from ruamel.yaml import YAML, YAMLError
 
 from ser import corpus, protocols
-from ser.corpora import ravdess
 from ser.run.errors import UserError
 
 Speaker = int | Annotated[str, Field(min_length=1)]
@@ -194,12 +191,12 @@ class Params(Finetuning):
         if scheme in protocols.RAVDESS and not ravdess_like:
             others = ", ".join(protocols.ANY)
             raise ValueError(
-                f"split.scheme = {scheme}: a split of RAVDESS; for {self.corpus} a number of folds, "
-                f"{others}, or a list of speakers for each fold"
+                f"split.scheme = {scheme}: a split of RAVDESS; for {self.corpus} a number of "
+                f"folds, {others}, or a list of speakers for each fold"
             )
         if isinstance(scheme, list) and ravdess_like:
             try:
-                protocols.check_partition(scheme, ravdess.ACTORS)
+                protocols.check_partition(scheme, protocols.ACTORS)
             except UserError as error:
                 raise ValueError(f"split.scheme: {error}") from None
         return self

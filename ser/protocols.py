@@ -10,6 +10,7 @@ from ser import corpus
 from ser.run.errors import UserError
 
 RANDOM_FOLDS = 6
+ACTORS = range(1, 25)  # of RAVDESS
 Speaker = int | str
 Scheme = str | int | list[list[Speaker]]
 
@@ -30,7 +31,7 @@ class Protocol:
 RAVDESS = {
     "six": Protocol(
         "six folds by actor, two women and two men in each",
-        tuple(tuple(range(first, first + 4)) for first in range(1, 25, 4)),
+        tuple(tuple(range(first, first + 4)) for first in ACTORS[::4]),
     ),
     # Ma et al. (2024), Interspeech, "EmoBox: Multilingual Multi-corpus Speech Emotion Recognition
     # Toolkit and Benchmark".

@@ -25,9 +25,7 @@ def labels(predictions: pd.DataFrame) -> list[str]:
     return tables.labels(predictions) or sorted({*predictions["actual"], *predictions["predicted"]})
 
 
-def per_speaker_confusion(
-    predictions: pd.DataFrame, names: list[str] | None = None
-) -> np.ndarray:
+def per_speaker_confusion(predictions: pd.DataFrame, names: list[str] | None = None) -> np.ndarray:
     """Counts of (speaker, actual, predicted): shape (speakers, n, n) for n labels, speakers
     ascending; the labels are `names`, or those of `labels`."""
     names = names or labels(predictions)
@@ -65,8 +63,8 @@ def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
     """95 % bounds of a figure of counts that are pooled over speakers: a t interval over speakers.
 
     Clips of one speaker are not independent, speakers are. What a speaker contributes is its
-    jackknife pseudo-value, n times the figure less n - 1 times the figure without that speaker. Of accuracy,
-    with as many clips from each speaker, this is the speaker's own accuracy.
+    jackknife pseudo-value, n times the figure less n - 1 times the figure without that speaker. Of
+    accuracy, with as many clips from each speaker, this is the speaker's own accuracy.
 
     Args:
         pooled: the figure of all speakers.
@@ -119,7 +117,8 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     speakers: what is easy or hard about a speaker for both cancels out.
 
     Args:
-        first, second: prediction tables, sorted by clip; clip, speaker, actual and predicted suffice.
+        first, second: prediction tables, sorted by clip; clip, speaker, actual and predicted
+            suffice.
 
     Returns:
         For each of `RATES`: NAME, NAME_low, NAME_high, from -1 to 1; of a single speaker no bounds.
@@ -199,8 +198,8 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
     """Scores of the clips of each fold or of each speaker, as `column` says: a row each, ascending.
 
     Returns:
-        fold (of a speaker in several: none); speaker, or speakers (how many) of a fold; clips; accuracy;
-        uar; macro_f1.
+        fold (of a speaker in several: none); speaker, or speakers (how many) of a fold; clips;
+        accuracy; uar; macro_f1.
     """
     rows = []
     for value, part in predictions.groupby(column):
@@ -226,9 +225,7 @@ def by_kind(predictions: pd.DataFrame, clips: pd.DataFrame) -> pd.DataFrame:
         for kind in kinds
         for value, part in predictions.groupby(further[kind].set_axis(predictions.index))
     ]
-    return pd.DataFrame(
-        rows, columns=["kind", "value", "clips", "accuracy", "uar", "macro_f1"]
-    )
+    return pd.DataFrame(rows, columns=["kind", "value", "clips", "accuracy", "uar", "macro_f1"])
 
 
 def baseline(predictions: pd.DataFrame) -> dict[str, float]:

@@ -15,9 +15,7 @@ MODELS = Path("data/predictions")  # a folder per model
 PREDICTIONS = ("clip", "speaker", "fold", "actual", "predicted")  # and a column for each label
 
 # What is text whatever it looks like: a label may be called 1 or NA.
-TEXT = dict.fromkeys(
-    ("clip", "file", "file_name", "speaker", "label", "actual", "predicted"), str
-)
+TEXT = dict.fromkeys(("clip", "file", "file_name", "speaker", "label", "actual", "predicted"), str)
 
 
 def read(path: str | Path, columns: Collection[str] = ()) -> pd.DataFrame:
@@ -86,7 +84,8 @@ def labels(predictions: pd.DataFrame) -> list[str]:
     """The labels that a table of predictions has probabilities of, in the corpus's order; none, if
     it is another table."""
     first, names = (
-        list(predictions.columns[: len(PREDICTIONS)]), list(predictions.columns[len(PREDICTIONS) :])
+        list(predictions.columns[: len(PREDICTIONS)]),
+        list(predictions.columns[len(PREDICTIONS) :]),
     )
     return names if first == list(PREDICTIONS) else []
 

@@ -3,8 +3,8 @@ held-out clips.
 
 Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
 Writes: data/predictions/svm/:
-            predictions.csv  a row per clip, sorted by clip: clip, speaker, fold, actual, predicted, a
-                             probability per label
+            predictions.csv  a row per clip, sorted by clip: clip, speaker, fold, actual,
+                             predicted, a probability per label
             search.csv       a row per fold and candidate: fold, blocks, kernel, C, gamma, accuracy
                              (on inner held-out speakers), chosen
             protocol.txt     how they came about, in one line

@@ -1,4 +1,4 @@
-"""Fine-tune wav2vec 2.0 on the speakers outside one fold, then predict the clips of the speakers in it.
+"""Fine-tune wav2vec 2.0 on the speakers outside one fold, then predict the clips in it.
 
     python -m stages.w2v_finetune FOLD
 

@@ -36,7 +36,7 @@ def training(clips: pd.DataFrame, fold: int, statement: int | str) -> np.ndarray
     Raises:
         UserError: the corpus has one statement or one repetition only.
     """
-    if any(set(clips[name]) != {1, 2} for name in ("statement", "repetition")):
+    if any(set(clips.get(name, ())) != {1, 2} for name in ("statement", "repetition")):
         raise errors.UserError(
             "data/folds.csv: needs clips of both statements and both repetitions"
         )
@@ -55,8 +55,8 @@ def predict(data: crossval.Data, grid: list[dict], inner_folds: int, desc: str) 
         desc: name of the progress bar.
 
     Returns:
-        clip, speaker, fold, statement, actual, predicted, trained_on; three rows per clip, sorted by
-        trained_on and clip.
+        clip, speaker, fold, statement, actual, predicted, trained_on; three rows per clip, sorted
+        by trained_on and clip.
     """
     clips = data.clips
     numbers = sorted(clips["fold"].unique())

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio, params
-from ser.corpus import describe
+from ser.corpora import ravdess
 from ser.finetune import device, train
 
 torch.set_num_threads(1)  # models this small only wait for a second thread
@@ -36,7 +36,7 @@ def make(
     six labels."""
     (folder / "data/audio").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    rows = []
+    files = []
     for speaker in range(1, 13):
         for label in (1 + (speaker + 3 * number) % 8 for number in range(labels)):
             clip = f"03-01-{label:02}-01-01-01-{speaker:02}"
@@ -45,8 +45,11 @@ def make(
                 0, 200, len(time_)
             )
             audio.write(folder / f"data/audio/{clip}.wav", tone.astype(np.int16))
-            rows.append({**describe(clip), "fold": (speaker - 1) // 2})
-    pd.DataFrame(rows).sort_values("clip").to_csv(folder / "data/folds.csv", index=False)
+            files.append(f"{clip}.wav")
+    clips = ravdess.table(files)
+    clips.to_csv(folder / "data/clips.csv", index=False)
+    folds = clips.assign(fold=(clips["speaker"] - 1) // 2)
+    folds.to_csv(folder / "data/folds.csv", index=False)
     (write_whisper if whisper else write_checkpoint)(folder / "tiny")
     if weights:
         torch.manual_seed(0)

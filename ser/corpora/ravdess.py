@@ -26,7 +26,6 @@ MD5 = "bc696df654c87fed845eb13823edef8a"
 MANIFEST = Path(__file__).with_name("ravdess.md5")
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-ACTORS = range(1, 25)
 # Modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition and
 # actor.
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")

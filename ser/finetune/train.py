@@ -32,7 +32,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler, get_wsd_schedule
 
-from ser import params, tables
+from ser import corpus, params, tables
 from ser.encoder import checkpoint
 from ser.encoder.families.encoder import Encoder
 from ser.finetune import progress
@@ -94,7 +94,7 @@ def learning_rate(
 # Model and optimizer
 
 
-def fine_tunable(folder: Path, settings: params.Params) -> Encoder:
+def fine_tunable(folder: Path, settings: params.Params, labels: list[str]) -> Encoder:
     """The encoder in `folder` under a new head, regularised and frozen as the params say."""
     config, _ = checkpoint.read_config(folder, settings.checkpoint)
     regularisation, notes = checkpoint.family(config).regularisation(settings)
@@ -110,6 +110,7 @@ def fine_tunable(folder: Path, settings: params.Params) -> Encoder:
         head=LayersHead if settings.head == "layers" else None,
         head_dropout=settings.head_dropout,
         draws=draws,
+        labels=labels,
         trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
         use_weighted_layer_sum=settings.weighted_layer_sum,
         **regularisation,

@@ -14,9 +14,9 @@ from ser.search.study import FoldSearch
 
 FOLDER = Path("metrics/search")
 FOR_ALL = (
-    "one choice for all folds, made on speakers held out inside the training speakers of outer fold "
-    "{}: that fold is clean; the speakers of the others had a part in the choice, and their figures "
-    "are optimistic"
+    "one choice for all folds, made on speakers held out inside the training speakers of outer "
+    "fold {}: that fold is clean; the speakers of the others had a part in the choice, and their "
+    "figures are optimistic"
 )
 NESTED = (
     "nested: each outer fold's own choice, made on speakers held out inside its training speakers; "

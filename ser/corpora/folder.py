@@ -1,0 +1,110 @@
+"""A corpus of one's own: a folder of recordings and a metadata.csv, as Hugging Face's `audiofolder`
+has them.
+
+metadata.csv has the columns file_name (a path within the folder), label and speaker, and may have
+others. Cells are text as they stand there: `1` and `NA` are labels like any other.
+"""
+
+import shutil
+import sys
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from ser import corpus, tables
+from ser.run.errors import UserError
+
+METADATA = "metadata.csv"
+COLUMNS = ("file_name", "label", "speaker")
+ENDINGS = (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wav")
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """Read and check the metadata.csv of a folder; print a warning for recordings it does not list.
+
+    Returns:
+        the columns of `corpus.COLUMNS` and the further ones, in the order of metadata.csv.
+
+    Raises:
+        UserError: names the file, the row and what is wrong with it.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; expected a folder with recordings and {METADATA}, with the "
+            f"columns {', '.join(COLUMNS)}; see docs/corpora.md"
+        )
+    table = tables.read(path)
+    lacking = [name for name in COLUMNS if name not in table.columns]
+    if lacking:
+        reason = ""
+        if "speaker" in lacking:
+            reason = (
+                ": without speakers voices would be on both sides; if every file is another "
+                "person, repeat the file's name"
+            )
+        raise UserError(f"{path}: no column {', '.join(lacking)}{reason}")
+    taken = sorted({"clip", "file"} & {*table.columns})
+    if taken:
+        raise UserError(f"{path}: a column called {taken[0]}, which the project uses itself")
+    check_rows(folder, path, table)
+    check_labels(path, table)
+    unlisted = sorted(
+        file
+        for file in (found.relative_to(folder).as_posix() for found in folder.rglob("*"))
+        if file.lower().endswith(ENDINGS) and file not in set(table["file_name"])
+    )
+    if unlisted:
+        print(
+            f"{path}: {len(unlisted)} recordings in the folder are not listed and left out, such "
+            f"as {unlisted[0]}",
+            file=sys.stderr,
+        )
+    table = table.rename(columns={"file_name": "file"})
+    further = table.columns.difference(corpus.COLUMNS, sort=False)
+    table.insert(0, "clip", corpus.names(table["file"].to_list()))
+    return table[[*corpus.COLUMNS, *further]]
+
+
+def check_rows(folder: Path, path: Path, table: pd.DataFrame) -> None:
+    """Refuse a row without name, label or speaker, or whose file is missing or listed twice."""
+    for column in COLUMNS:
+        if table[column].isna().any():
+            line = table[column].isna().idxmax() + 2
+            raise UserError(f"{path}, line {line}: no {column}")
+    for number, file in enumerate(table["file_name"], start=2):
+        inside = not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts
+        if not inside or not (folder / file).is_file():
+            raise UserError(f"{path}, line {number}: {file}: no such file in {folder}")
+    twice = table["file_name"].duplicated()
+    if twice.any():
+        line = twice.idxmax() + 2
+        raise UserError(f"{path}, line {line}: {table['file_name'][line - 2]} is listed twice")
+
+
+def check_labels(path: Path, table: pd.DataFrame) -> None:
+    """Refuse labels, or speakers, that nothing could be learnt from and scored on."""
+    counts = table.groupby("label", sort=False)["speaker"].nunique()
+    if not corpus.FEWEST_LABELS <= len(counts) <= corpus.MOST_LABELS:
+        few = ", ".join(map(repr, counts.index[:3]))
+        raise UserError(
+            f"{path}: {len(counts)} labels ({few}{' …' if len(counts) > 3 else ''}); expected "
+            f"{corpus.FEWEST_LABELS} to {corpus.MOST_LABELS}"
+        )
+    taken = set(counts.index) & {"clip", "speaker", "fold", "actual", "predicted"}
+    if taken:
+        raise UserError(f"{path}: the label {min(taken)}: the name of a column of predictions")
+    if (counts < 2).any():
+        label = counts.idxmin()
+        line = (table["label"] == label).idxmax() + 2
+        raise UserError(
+            f"{path}, line {line}: the label {label!r} is in one speaker's clips only, who cannot "
+            "be on both sides; expected two speakers of each label at least"
+        )
+
+
+def copy(folder: Path, target: Path, files: list[str]) -> None:
+    """Copy the listed recordings."""
+    for file in files:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / file, target / file)
