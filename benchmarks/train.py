@@ -49,7 +49,6 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ser import params
-from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint
 from ser.finetune import device, train
 from ser.finetune.clips import Clips, write
@@ -57,6 +56,7 @@ from ser.run import errors, resources
 
 WARM_UP = 2  # steps
 WORKERS = 4  # processes that prepare batches for Trainer at its best, where there is a GPU
+LABELS = [str(number) for number in range(8)]
 PARTS = 6  # of the clips; each training leaves out one
 
 
@@ -66,7 +66,7 @@ def clips_of(options: argparse.Namespace) -> tuple[list[np.ndarray], pd.DataFram
     lengths = (np.clip(rng.normal(3.70, 0.35, clips), 2.94, 5.27) * 16000).astype(int)
     samples = [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
     folds = np.arange(clips) % PARTS
-    return samples, pd.DataFrame({"fold": folds, "label": np.resize(EMOTIONS, clips)})
+    return samples, pd.DataFrame({"fold": folds, "label": np.resize(LABELS, clips)})
 
 
 def write_checkpoint(folder: Path, config: Path | None) -> None:
@@ -166,9 +166,9 @@ def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     clocks = []
     for fold in range(options.folds):
         clock = Clock()
-        encoder = train.fine_tunable(folder / "checkpoint", settings)
+        encoder = train.fine_tunable(folder / "checkpoint", settings, LABELS)
         clips = Clips(folder / "clips.arrow")
-        training = train.Training(encoder, clips, table, fold, settings, accelerator)
+        training = train.Training(encoder, clips, table, LABELS, fold, settings, accelerator)
         steps = len(training.batches)
         clock.look(0, steps)
         while training.done < steps:
@@ -204,7 +204,7 @@ def collate_by(extractor: Any) -> Callable[[list[dict]], dict]:
 def trainer(options: argparse.Namespace, folder: Path, best: bool) -> dict[str, Any]:
     """transformers' Trainer on batches of the checkpoint's feature extractor."""
     samples, table = clips_of(options)
-    labels = table["label"].map(EMOTIONS.index).to_list()
+    labels = table["label"].map(LABELS.index).to_list()
     data = datasets.Dataset.from_dict(
         {"samples": samples, "labels": labels, "length": [len(clip) for clip in samples]}
     ).with_format("numpy")
@@ -222,7 +222,7 @@ def trainer(options: argparse.Namespace, folder: Path, best: bool) -> dict[str, 
     for fold in range(options.folds):
         clock = Clock()
         model = transformers.AutoModelForAudioClassification.from_pretrained(
-            folder / "checkpoint", num_labels=len(EMOTIONS), dtype=torch.float32
+            folder / "checkpoint", num_labels=len(LABELS), dtype=torch.float32
         )
         if options.freeze_cnn and hasattr(model, "freeze_feature_encoder"):
             model.freeze_feature_encoder()

@@ -1,8 +1,8 @@
-"""Pretrained encoders of speech, loaded under a head for our labels."""
+"""Pretrained encoders of speech, loaded under a head for the labels of a corpus."""
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from ser import audio, corpus
+from ser import audio
 from ser.encoder.families.encoder import HEAD, Encoder
 from ser.encoder.families.waveform import Waveform
 from ser.encoder.families.whisper import Whisper
@@ -98,7 +98,7 @@ def check_fit(config: Any, extractor: Any, name: str) -> None:
         raise UserError(f"{name}: architecture {config.model_type} {problem}")
 
 
-def labels(config: Any) -> list[str]:
+def labels_of(config: Any) -> list[str]:
     """What a checkpoint's head tells apart, in order; placeholders where it has no head."""
     return [config.id2label[index] for index in range(config.num_labels)]
 
@@ -115,13 +115,14 @@ def load(
     seed: int,
     freeze_cnn: bool = True,
     headless: bool = True,
-    head: Callable[[int, int, float], torch.nn.Module] | None = None,
+    labels: Sequence[str] | None = None,
+    head: Callable[[int, int, int, float], torch.nn.Module] | None = None,
     head_dropout: float = 0.0,
     draws: Any = None,
     **changes: object,
 ) -> Encoder:
-    """Load an encoder under a head for our labels, in eval mode: with the checkpoint's weights,
-    or new ones if it has none. The head is new unless the checkpoint has one for our labels.
+    """Load an encoder under a head, in eval mode: with the checkpoint's weights, or new ones if it
+    has none.
 
     Args:
         folder: holds config.json, preprocessor_config.json and perhaps weights, of any precision;
@@ -130,23 +131,18 @@ def load(
         seed: of the new weights.
         freeze_cnn: whether the convolutions stay as they are.
         headless: whether the weights may lack transformers' own head, which is then new.
+        labels: what the head tells apart; None: what the checkpoint's does.
         head, head_dropout, draws: as of `Encoder`.
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
-        UserError: as `read_config`; or the weights do not fit the configuration, they give NaN, a
-            fine-tuned head would silently be replaced by a new one, or, unless `headless`, it
-            tells apart other labels than ours.
+        UserError: as `read_config`; or the weights do not fit the configuration, they give NaN, or
+            a fine-tuned head would silently be replaced by a new one.
     """
     exact()
     config, extractor = read_config(folder, name)
     kind = family(config)
-    if not headless and labels(config) != list(corpus.EMOTIONS):
-        raise UserError(
-            f"{name}: its head tells apart {', '.join(labels(config))}; "
-            f"expected our {', '.join(corpus.EMOTIONS)}"
-        )
-    names = dict(enumerate(corpus.EMOTIONS))
+    names = dict(enumerate(labels or labels_of(config)))
     config.update({
         "id2label": names,
         "label2id": {name: index for index, name in names.items()},

@@ -11,7 +11,6 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
-from ser import corpus
 from ser.encoder import checkpoint
 from ser.encoder.families.encoder import HEAD
 from ser.run import project
@@ -31,7 +30,7 @@ class Origin(NamedTuple):
 
     Attributes:
         commit: that the revision stands for on the hub; None for a local folder.
-        head: names of the tensors that were left out, since they tell apart other labels than ours.
+        head: names of the tensors of a head, which are left out: fine-tuning starts from a new one.
     """
 
     commit: str | None
@@ -211,9 +210,7 @@ def collect(name: str, revision: str, folder: Path) -> Origin:
         if others:
             raise UserError(f"{name}: holds {others[0]}, but none of {', '.join(WEIGHTS)}")
         return Origin(None, [])
-    left_out = checkpoint.family(config).LEFT_OUT
-    if checkpoint.labels(config) != list(corpus.EMOTIONS):
-        left_out += HEAD
+    left_out = checkpoint.family(config).LEFT_OUT + HEAD
     with checkpoint.one_line_for(name, "weights do not load"):
         dropped = copy_weights(parts(source, path), folder, left_out)
     head = sorted(key for key in dropped if key.startswith(HEAD))

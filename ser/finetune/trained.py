@@ -14,7 +14,7 @@ def load(folder: Path) -> Encoder:
     """The model that `Encoder.save` wrote into `folder`, in eval mode.
 
     Raises:
-        UserError: there is none, it has no head for our labels, or it does not load.
+        UserError: there is none, it has no head, or it does not load.
     """
     own_head = folder / HEAD_FILE
     if not (folder / "config.json").exists() or checkpoint.weights(folder) is None:

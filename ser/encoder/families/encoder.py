@@ -39,7 +39,7 @@ class HiddenStates(NamedTuple):
 
 
 class Encoder(nn.Module, abc.ABC):
-    """An encoder under a head for our labels, with an exact way to batch: what comes out for a
+    """An encoder under a head for labels, with an exact way to batch: what comes out for a
     clip does not depend on what it is batched with.
 
     The head is transformers' own, or one in `head`.
@@ -84,7 +84,7 @@ class Encoder(nn.Module, abc.ABC):
         extractor: Any,
         name: str,
         freeze_cnn: bool,
-        head: Callable[[int, int, float], nn.Module] | None = None,
+        head: Callable[[int, int, int, float], nn.Module] | None = None,
         head_dropout: float = 0.0,
         draws: Any = None,
     ):
@@ -95,8 +95,8 @@ class Encoder(nn.Module, abc.ABC):
             name: of the checkpoint, for messages.
             freeze_cnn: whether what comes before the transformer layers' own inputs, the
                 convolutions, stays as it is.
-            head: makes `head` of the number of layers, their width and `head_dropout`; None:
-                transformers' own head.
+            head: makes `head` of the numbers of layers, of their channels and of labels, and
+                `head_dropout`; None: transformers' own head.
             head_dropout: share of the last linear layer's inputs that are zero in training.
             draws: the attribute.
         """
@@ -113,7 +113,7 @@ class Encoder(nn.Module, abc.ABC):
         if head:
             for parameter in self.parameters_of_head():
                 parameter.requires_grad_(False)
-            self.head = head(len(self.layers), self.width, head_dropout)
+            self.head = head(len(self.layers), self.width, model.config.num_labels, head_dropout)
 
     @abc.abstractmethod
     def adapt(self, model: Any) -> None:
@@ -182,7 +182,7 @@ class Encoder(nn.Module, abc.ABC):
         """
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Logits of the labels, shape (batch, 8), by `head`, or by transformers' own: a
+        """Logits of the labels, shape (batch, labels), by `head`, or by transformers' own: a
         projection, the mean over frames, a linear layer. Arguments as of `hidden_states`."""
         states = self.hidden_states(inputs, lengths)
         if self.head is not None:
