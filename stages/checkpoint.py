@@ -4,8 +4,8 @@
 model has its own of), a local folder with weights, or a local folder with a configuration only,
 whose weights are drawn at random later on. wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and Whisper
 fit. Of Whisper only the encoder is kept; the hub's file holds its decoder too, and is fetched
-whole. Of a classifier the encoder is kept, and the line printed names what was left out. Weights in several files are put together. HF_ENDPOINT, HF_HOME, HF_TOKEN and
-HF_HUB_OFFLINE are honoured.
+whole. Of a classifier the encoder is kept, and the line printed names what was left out. Weights in
+several files are put together. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 
 DVC watches `configs/`; a folder elsewhere is read when the stage runs, and if it is replaced in
 place, `dvc repro -f checkpoint` says so to DVC.

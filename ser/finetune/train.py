@@ -111,7 +111,8 @@ def fine_tunable(folder: Path, settings: params.Params, labels: list[str]) -> En
         head_dropout=settings.head_dropout,
         draws=draws,
         labels=labels,
-        trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
+        trim_db=settings.trim_db,  # `commands.predict` reads both from the saved model
+        corpus=settings.corpus,
         use_weighted_layer_sum=settings.weighted_layer_sum,
         **regularisation,
     )
