@@ -13,7 +13,8 @@ Whether a model trained on it may go further than the data is for you to clear."
     "demo": """\
 It is made by a program. The figures say nothing about human speech.""",
 }
-OWN_SOURCE = """A folder of recordings. Whether a model trained on them may be passed on depends on their licence,
+OWN_SOURCE = """\
+A folder of recordings. Whether a model trained on them may be passed on depends on their licence,
 and on what those who speak in them have agreed to."""
 LIMITS = {
     "ravdess": "Acted emotions, two sentences, North American English, few voices.",
