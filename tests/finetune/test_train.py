@@ -34,7 +34,7 @@ def test_the_optimizer_has_all_that_is_trained(tmp_path, freeze_cnn):
     cleared, doubled between processes."""
     changes = {"freeze_cnn": freeze_cnn, "lr": 1e-4, "head_lr": 5e-4, "weight_decay": 0.1}
     settings = PARAMS.model_copy(update=changes)
-    encoder = train.fine_tunable(write_checkpoint(tmp_path / "c"), settings)
+    encoder = train.fine_tunable(write_checkpoint(tmp_path / "c"), settings, ["yes", "no"])
     optimizer = train.make_optimizer(encoder, settings)
     groups = {
         id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
