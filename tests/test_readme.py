@@ -37,7 +37,7 @@ COMMANDS = [
     (
         "dvc exp run -S trim_db=30 -S head=layers -S head_dropout=0.3 -S lr=3e-5 -S head_lr=1e-4 "
         "-S 'adam_betas=[0.9,0.98]' -S 'speeds=[0.8,0.9,1,1.1,1.2]' -S label_smoothing=0.1 "
-        "-S mask_time_prob=0.1 -S mask_feature_prob=0.1",
+        "-S mask_time_prob=0.2 -S mask_feature_prob=0.1",
         RERUN.format("w2v_finetune@1"),
     ),
     ("python -m commands.results", "encoder, fine-tuned: .*openai/whisper-tiny.en"),
