@@ -26,8 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ser import corpus, models, windows
+from ser import corpus
 from ser.run import errors, outputs, parallel
+from ser.trained import models, windows
 
 
 def warn(model: models.Trained) -> None:

@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ser import corpus, models, scoring, tables, windows
+from ser import corpus, scoring, tables
 from ser.corpora import folder as own
 from ser.corpora import ravdess
 from ser.run import errors, outputs, parallel
+from ser.trained import models, windows
 
 WRITTEN = {"predictions.csv", "protocol.txt"}
 TITLES = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro-F1"}

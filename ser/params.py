@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -21,6 +23,7 @@ from ser import corpus, protocols
 from ser.run.errors import UserError
 
 Speaker = int | Annotated[str, Field(min_length=1)]
+Folds = Annotated[list[Annotated[list[Speaker], Field(min_length=1)]], Field(min_length=2)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -60,20 +63,18 @@ class Demo(Section):
 class Split(Section):
     """The split into folds: a name in `protocols`, a number, or the speakers of each fold."""
 
-    scheme: (
-        str
-        | Annotated[int, Field(ge=2)]
-        | Annotated[list[Annotated[list[Speaker], Field(min_length=1)]], Field(min_length=2)]
-    )
+    scheme: str | int | list[list[Speaker]]
     seed: Seed
 
     @field_validator("scheme", mode="before")
     @classmethod
     def known(cls, scheme: object) -> object:
-        if isinstance(scheme, int | list) and not isinstance(scheme, bool):
+        if isinstance(scheme, list):
+            return TypeAdapter(Folds).validate_python(scheme, strict=True)
+        if isinstance(scheme, int) and scheme >= 2:
             return scheme
         known = [*protocols.RAVDESS, *protocols.ANY]
-        if scheme not in known:
+        if not isinstance(scheme, str) or scheme not in known:
             names = ", ".join(known)
             raise ValueError(
                 f"expected one of {names}, a number of folds, or a list of speakers for each fold"

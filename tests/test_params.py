@@ -55,11 +55,19 @@ def refused(path, words: list[str]) -> None:
         (r"scheme: six", f"scheme: [{list(range(1, 20))}, [4]]", ["speaker 4", "two places"]),
         (
             r"scheme: six",
-            f"scheme: [{list(range(1, 24))}, []]",
+            f"scheme: [{list(range(1, 12))}, {list(range(12, 24))}]",
             ["split.scheme", "[24]", "no fold"],
         ),
-        (r"scheme: six", "scheme: [[1, 25], [2]]", ["split.scheme", "25", "24"]),
-        (r"^corpus: \S+", "corpus: iemocap", ["corpus = 'iemocap'", "'ravdess' or 'demo'"]),
+        (
+            r"scheme: six",
+            "scheme: [[1, 25], [2]]",
+            ["split.scheme", "speaker 25 is not in the corpus"],
+        ),
+        (
+            r"^corpus: \S+",
+            "corpus: iemocap",
+            ["split.scheme = six", "for iemocap a number of folds"],
+        ),
         (r"^epochs: \S+", "epochs: 1.5", ["epochs = 1.5", "integer"]),
         (r"^revision: \S+", "revision: 123e456", ["revision = inf", """-S "revision='…'\""""]),
         (r"^revision: \S+", "revision: 0012", ["revision = 12", "quote it"]),

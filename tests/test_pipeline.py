@@ -14,7 +14,7 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from ser import params
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 
 pytestmark = pytest.mark.slow
 

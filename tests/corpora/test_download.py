@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from ser import audio, corpus
+from ser import audio
 from ser.corpora import ravdess
 from stages import download
 
@@ -175,8 +175,7 @@ def test_fetches_once_and_says_who_asks(published, content, start):
     }
     head, *rows = Path("metrics/corpus.csv").read_text().splitlines()
     assert head == "label,clips,speakers,seconds"
-    assert [row.split(",")[0] for row in rows] == list(corpus.EMOTIONS)
-    assert rows[:3] == ["neutral,1,1,0.5", "calm,0,0,0.0", "happy,2,1,1.0"]
+    assert rows == ["neutral,1,1,0.5", "happy,2,1,1.0", "angry,1,1,0.5"]
 
 
 def test_goes_on_where_a_transfer_broke_off(published, content, start):
@@ -325,7 +324,7 @@ def test_paths_in_a_zip_say_nothing_about_where_clips_go(published, monkeypatch,
     monkeypatch.setenv("RAVDESS_ARCHIVE", "odd.zip")
     download.main()
     assert files("data/raw") == published
-    new = set(files(tmp_path.parent)) - before
+    new = set(files(tmp_path.parent)) - before - {f"{tmp_path.name}/data/clips.csv"}
     assert new == {f"{tmp_path.name}/data/raw/{name}" for name in CLIPS}
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import write_checkpoint, write_whisper
 
 from ser import audio
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 from ser.encoder import checkpoint
 from ser.encoder.families.waveform import Waveform
 from ser.finetune.clips import Clips, respeed

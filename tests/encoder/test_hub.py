@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from tiny_models import PREPROCESSOR, TINY, TINY_WHISPER, write_checkpoint, write_whisper
 
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 from ser.encoder import checkpoint, hub
 from ser.encoder.families.encoder import Encoder
 from ser.run.errors import UserError

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ser import audio
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 from ser.finetune import train, trained
 from ser.run.errors import UserError
 

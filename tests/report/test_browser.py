@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ruamel.yaml import YAML
 from test_page import write
 
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -99,7 +99,7 @@ def test_filters_let_their_clips_through(opened, results):
     sure = svm[list(EMOTIONS)]
     assert opened.count == pytest.approx((sure.max(axis=1) >= 0.6).sum(), abs=1)
     opened.page.click("text=Show all")
-    opened.choose(gender="female", speaker="12")
+    opened.choose(**{"kind-gender": "female", "speaker": "12"})
     assert opened.count == 8 and set(opened.cells(2)) == {"12"}
     opened.page.click("text=Show all")
     opened.page.fill("[name=search]", "fearful")

@@ -64,7 +64,7 @@ def right(name: str, column: str) -> pd.Series:
 
 @pytest.mark.parametrize("second", ["whisper-tiny.en-probe", "whisper-tiny.en-mean"])
 def test_differences_and_folds_are_over_all_seeds(second, monkeypatch):
-    """Three seeds less one, and three less three: each speaker's mean over the seeds, then paired."""
+    """Three seeds less one, and three less three: each speaker's mean over the seeds, paired."""
     monkeypatch.chdir(ROOT)
     first = "whisper-tiny.en-finetuned"
     gains = right(first, "speaker") - right(second, "speaker")

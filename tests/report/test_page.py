@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT, Project, one_line
 from dvc.utils.hydra import apply_overrides
 
-from ser import audio, corpus, scoring
+from ser import audio, scoring
+from ser.corpora import ravdess
 from stages import report
 
 pytestmark = pytest.mark.slow
@@ -70,11 +71,11 @@ def test_every_held_out_clip_is_there_once_with_each_models_answer(results, page
         table = pd.read_csv(results / f"data/predictions/{model['name']}/predictions.csv")
         assert list(described.index) == list(table["clip"])
         assert list(described["label"]) == list(table["actual"])
-        assert [corpus.EMOTIONS[i] for i in model["predicted"]] == list(table["predicted"])
-        chances = table[list(corpus.EMOTIONS)].to_numpy()
+        assert [ravdess.EMOTIONS[i] for i in model["predicted"]] == list(table["predicted"])
+        chances = table[list(ravdess.EMOTIONS)].to_numpy()
         assert np.array(model["permille"]) == pytest.approx(1000 * chances, abs=0.51)
-    one = described.loc["03-01-05-01-01-01-12", ["speaker", "gender", "intensity", "fold"]]
-    assert list(one) == [12, "female", "normal", 2]
+    one = described.loc["03-01-05-01-01-01-12", ["speaker", "gender", "statement", "fold"]]
+    assert list(one) == [12, "female", 1, 2]
 
 
 def test_figures_are_those_of_the_predictions(results, page):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser import audio, models
+from ser import audio
 from ser.run import errors, parallel
+from ser.trained import models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
