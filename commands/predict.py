@@ -152,7 +152,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.window is None:
         if options.step is not None or options.plot:
-            parser.error("--step and --plot need --window")
+            raise errors.UserError("--step and --plot need --window")
         return options
     if options.step is None:
         options.step = max(windows.SHORTEST, options.window / 2)
