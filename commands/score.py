@@ -88,7 +88,7 @@ def hear(
 
     answers = {}
     paths = [str(folder / file) for file in clips["file"]]
-    found = parallel.streamed(one, paths, "score")
+    found = parallel.over(one, paths, "score")
     for index, path, (answer, notes) in zip(clips.index, paths, found, strict=True):
         for note in notes:
             print(f"score: {errors.as_line(path)}: {note}", file=sys.stderr)

@@ -318,4 +318,4 @@ def test_of_a_long_recording_what_is_lost_is_said_and_the_next_one_answered(svm,
     ],
 )
 def test_windows_that_cannot_be_are_one_line(tmp_path, flags, words):
-    one_line(workplace.outcome(tmp_path, "commands.predict", "clip.wav", *flags), words)
+    one_line(workplace.outcome(tmp_path, "commands.predict", *flags, "clip.wav"), words)
