@@ -271,17 +271,17 @@ def resampled(frames: Iterable[av.AudioFrame], rate: int, size: int | None) -> I
         # Packed: PyAV crashes on planes of eight or more channels.
         form = "flt" if name.startswith(("flt", "dbl")) else "s16"
         resampler = av.AudioResampler(format=form, rate=rate)
-        blocks, length = [], 0
+        blocks: list[np.ndarray] = []
+        length = 0
         for frame in itertools.chain(run, [None]):
             for block in resampler.resample(frame):
                 blocks.append(block.to_ndarray().reshape(-1, block.layout.nb_channels))
                 length += block.samples
             # Twice as many, lest the last piece be too short to tell how its channels relate.
             if blocks and (frame is None or (size is not None and length >= 2 * size)):
-                values = np.concatenate(blocks)
-                at = length if frame is None else size
-                blocks, length = [values[at:]], length - at
-                values = values[:at]
+                at = length if frame is None or size is None else size
+                values, rest = np.split(np.concatenate(blocks), [at])
+                blocks, length = [rest], len(rest)
                 yield values if form == "s16" else values.astype(np.float32) * 2**15
 
 
@@ -413,7 +413,7 @@ def facts(path: str | Path) -> tuple[float, int, int]:
         return header.frames / header.samplerate, header.samplerate, header.channels
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.best("audio")
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
             if stream is not None:
                 return (container.duration or 0) / av.time_base, stream.rate, stream.channels
     except av.FFmpegError:
