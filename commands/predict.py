@@ -1,29 +1,34 @@
 """Predict the emotion in any audio or video file that FFmpeg reads.
 
-    python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json]
+    python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json|--csv]
+                               [--window SECONDS [--step SECONDS] [--plot FILE.png]]
 
 CLIP is a path, or `-` for standard input. A file that has no answer is named on stderr and the rest
 goes on; the exit code is then 1. A file of which something could not be read is answered, and named
 on stderr with what is lost. Files are answered on all cores, or on a Dask cluster (see
 docs/scaling.md), in the order of their names, and forgotten at once: thousands take no more memory
-than a few. A model brings all that it needs, so that its folder can be taken anywhere.
+than a few. With --window a recording of any length is answered in windows, a row each; one without
+speech is `(silence)` (docs/predicting.md). A model brings all that it needs, so that its folder can
+be taken anywhere.
 
 Reads:  the clips; the model in data/models/NAME, or one FOLDER of any kind; where that holds models
         of several folds, fold_0 and so on, their probabilities are averaged
+Writes: FILE.png: with --plot, the probabilities along time over the waveform
 """
 
 import argparse
+import csv
 import json
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ser import audio, corpus
-from ser.run import errors, parallel
-from ser.trained import models
-
-# Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
-LONGEST = 60
+from ser import corpus
+from ser.run import errors, outputs, parallel
+from ser.trained import models, windows
 
 
 def warn(model: models.Trained) -> None:
@@ -36,39 +41,93 @@ def warn(model: models.Trained) -> None:
         )
 
 
-def decode(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
-    """Decode a clip: int16 samples, shape (n,), 16 kHz, or the reason why there are none; and what
-    should be known of them."""
-    try:
-        return audio.decode(clip, limit=LONGEST)
-    except errors.UserError as error:
-        return error, []
+# A clip's name, and a line of the output, why there is none, or what should be known of the clip.
+Found = tuple[str, "Row | errors.UserError | str"]
 
 
-def answer(
-    model: models.Trained, clip: str, samples: np.ndarray | errors.UserError
-) -> np.ndarray | errors.UserError:
-    """A clip's probabilities of the model's labels, shape (labels,); or the reason why there are
-    none.
+@dataclass(frozen=True)
+class Row:
+    """A line of the output.
 
-    Args:
-        clip: name for messages.
-        samples: what `decode` has first.
+    Attributes:
+        times: start and end in seconds; of a whole clip none.
+        probabilities: of the labels, shape (labels,); None: silence.
     """
-    if isinstance(samples, errors.UserError):
-        return samples
-    try:
-        probabilities = model.probabilities(samples / np.float32(2**15), clip)
-    except errors.UserError as error:
-        return error
-    if not np.isfinite(probabilities).all():
-        return errors.UserError(f"{clip}: the model's answer is not a number")
-    return probabilities
+
+    times: dict[str, float]
+    probabilities: np.ndarray | None
 
 
-@errors.one_line
-def main() -> None:
-    """Load the model, answer clip by clip."""
+def clip_by_clip(model: models.Trained, clips: list[str]) -> Iterator[Found]:
+    """Answers on whole clips, on all cores."""
+    # Standard input is read here: no other process has it.
+    piped = {clip: windows.decode(clip) for clip in {"-"} & {*clips}}
+
+    def hear(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
+        samples, notes = piped[clip] if clip in piped else windows.decode(clip)
+        return windows.answer(model, clip, samples), notes
+
+    answers = parallel.streamed(hear, clips, None)
+    for clip, (found, notes) in zip(clips, answers, strict=True):
+        yield from ((clip, note) for note in notes)
+        yield clip, found if isinstance(found, errors.UserError) else Row({}, found)
+
+
+def window_by_window(
+    model: models.Trained, clips: list[str], window: float, step: float, plot: Path | None
+) -> Iterator[Found]:
+    """Answers on the windows of long recordings; the picture of a single one."""
+    for clip in clips:
+        notes: list[str] = []
+        answers = []
+        try:
+            for answer in windows.answers(model, clip, window, step, notes):
+                yield clip, Row({"start": answer.start, "end": answer.end}, answer.probabilities)
+                if plot:
+                    answers.append(answer)
+        except errors.UserError as error:
+            yield clip, error
+            continue
+        yield from ((clip, note) for note in notes)
+        if plot:
+            figure = windows.draw(answers, model.labels, errors.as_line(clip))
+            with outputs.whole(plot) as part:
+                figure.savefig(part, dpi=110, format="png", metadata={"Software": None})
+
+
+def printer(options: argparse.Namespace, labels: list[str]) -> Callable[[str, Row], None]:
+    """A function that prints the row of a clip, as a table, CSV or JSON, after the header."""
+    clips = [errors.as_line(clip) for clip in options.clips]
+    width, wide = max(map(len, clips)), max(9, *map(len, labels))
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    times = ("start", "end") if options.window else ()
+    if options.csv:
+        table.writerow(["clip", *times, "predicted", *labels])
+    elif not options.json:
+        named = [f"{name:>9}" for name in times], [f"{label:>{wide}}" for label in labels]
+        print("clip".ljust(width), *named[0], "predicted".ljust(wide), *named[1])
+
+    def show(clip: str, row: Row) -> None:
+        shares = None if row.probabilities is None else row.probabilities.tolist()
+        predicted = labels[np.argmax(shares)] if shares else windows.SILENCE
+        if options.json:
+            by_label = dict(zip(labels, shares, strict=True)) if shares else None
+            answer = {"predicted": predicted, "probabilities": by_label}
+            print(json.dumps({"clip": clip, **row.times, **answer}))
+        elif options.csv:
+            cells = shares or [None] * len(labels)
+            table.writerow([errors.as_line(clip), *row.times.values(), predicted, *cells])
+        else:
+            where = [f"{seconds:9.2f}" for seconds in row.times.values()]
+            cells = [f"{share:{wide}.3f}" for share in shares or []]
+            print(errors.as_line(clip).ljust(width), *where, predicted.ljust(wide), *cells)
+        sys.stdout.flush()
+
+    return show
+
+
+def parse() -> argparse.Namespace:
+    """Read and check the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "clips", nargs="+", metavar="CLIP", help="an audio or video file, or - for standard input"
@@ -78,42 +137,57 @@ def main() -> None:
         default="w2v",
         help="a name in data/models (default: w2v, the models of all folds, averaged), or a folder",
     )
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument("--json", action="store_true", help="a JSON object per line, no table")
+    style.add_argument("--csv", action="store_true", help="CSV instead of a table")
     parser.add_argument(
-        "--json", action="store_true", help="a JSON object per line instead of a table"
+        "--window", type=float, help="length in seconds: recordings of any length, in windows"
+    )
+    parser.add_argument(
+        "--step", type=float, help="from a window's start to the next (default: half a window)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw the windows' probabilities along time"
     )
     options = parser.parse_args()
+    if options.window is None:
+        if options.step is not None or options.plot:
+            raise errors.UserError("--step and --plot need --window")
+        return options
+    if options.step is None:
+        options.step = max(windows.SHORTEST, options.window / 2)
+    shortest, longest = windows.SHORTEST, windows.LONGEST
+    if not shortest <= options.window <= longest:
+        raise errors.UserError(f"--window {options.window:g}: expected {shortest} to {longest} s")
+    if not shortest <= options.step <= options.window:
+        raise errors.UserError(
+            f"--step {options.step:g}: expected {shortest} s to a window, {options.window:g} s"
+        )
+    if options.plot and len(options.clips) > 1:
+        raise errors.UserError(f"--plot draws one recording; there are {len(options.clips)}")
+    return options
+
+
+@errors.one_line
+def main() -> None:
+    """Load the model, answer clip by clip or window by window."""
+    options = parse()
     model = models.load(options.model)
     warn(model)
-
-    # Standard input is read here: no other process has it.
-    piped = {clip: decode(clip) for clip in {"-"} & {*options.clips}}
-
-    def hear(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
-        samples, notes = piped[clip] if clip in piped else decode(clip)
-        return answer(model, clip, samples), notes
-
-    answers = parallel.streamed(hear, options.clips, None)
-
-    labels = model.labels
-    width = max(len(errors.as_line(clip)) for clip in options.clips)
-    if not options.json:
-        print("clip".ljust(width), "predicted".ljust(9), *(f"{label:>9}" for label in labels))
+    if options.window:
+        found = window_by_window(model, options.clips, options.window, options.step, options.plot)
+    else:
+        found = clip_by_clip(model, options.clips)
+    show = printer(options, model.labels)
     failed = False
-    for clip, (probabilities, notes) in zip(options.clips, answers, strict=True):
-        for note in notes:
-            print(f"predict: {errors.as_line(clip)}: {note}", file=sys.stderr, flush=True)
-        if isinstance(probabilities, errors.UserError):
+    for clip, item in found:
+        if isinstance(item, Row):
+            show(clip, item)
+        elif isinstance(item, errors.UserError):
             failed = True
-            print(f"predict: {probabilities}", file=sys.stderr, flush=True)
-            continue
-        predicted = labels[probabilities.argmax()]
-        if options.json:
-            by_label = dict(zip(labels, probabilities.tolist(), strict=True))
-            print(json.dumps({"clip": clip, "predicted": predicted, "probabilities": by_label}))
+            print(f"predict: {item}", file=sys.stderr, flush=True)
         else:
-            columns = [f"{probability:9.3f}" for probability in probabilities]
-            print(errors.as_line(clip).ljust(width), predicted.ljust(9), *columns)
-        sys.stdout.flush()
+            print(f"predict: {errors.as_line(clip)}: {item}", file=sys.stderr, flush=True)
     sys.exit(1 if failed else 0)
 
 

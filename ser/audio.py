@@ -55,24 +55,24 @@ class Tally:
         seconds: decoded; a sum of floats would pass a limit that it keeps.
         packets: met.
         bad: those that cannot be decoded, or end early.
+        samples: of all channels, at the rate that is asked for.
+        clipped: those that lie beyond full scale.
     """
 
     seconds: Fraction = Fraction(0)
     packets: int = 0
     bad: int = 0
+    samples: int = 0
+    clipped: int = 0
 
 
 def decode(
     source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Decode the audio of a file, down-mixed to mono, resampled, its mean taken off.
+    """Decode the audio of a file, see `pieces`, its mean taken off.
 
-    Of several audio streams FFmpeg's choice is taken: the default one. What cannot be decoded is
-    left out. The offset that cheap sound cards and phones add is not heard, but hides what is quiet
-    from the features. Channels are averaged here, since FFmpeg's own down-mix makes two identical
-    ones louder in some formats. The FFmpeg inside the pinned PyAV wheel does the rest: the samples
-    are the same on every machine, which a system's ffmpeg does not promise. It gets an open file,
-    so that no name is taken for an address, and knows no format but `FORMATS`.
+    The offset that cheap sound cards and phones add is not heard, but hides what is quiet from the
+    features.
 
     Args:
         source: path of an audio or video file, or `-` for standard input.
@@ -85,12 +85,50 @@ def decode(
         such as how much of the file could not be read.
 
     Raises:
-        UserError: the file cannot be opened, is empty, is longer than `limit`, has no audio stream,
-            or is nothing FFmpeg can decode; or what it holds is silence, shorter than `SHORTEST`,
-            not finite or far beyond full scale.
+        UserError: as `pieces`; or what the file holds is silence.
     """
     notes: list[str] = []
-    tally = Tally()
+    samples = np.concatenate(list(pieces(source, notes, rate, limit)))
+    if np.ptp(samples[EDGE:-EDGE]) < SILENCE:
+        raise UserError(f"{source}: holds nothing but silence")
+    return centred(samples), notes
+
+
+def centred(samples: np.ndarray) -> np.ndarray:
+    """Samples in steps of 16 bits, their mean taken off, as int16."""
+    return np.rint(samples - samples.mean()).clip(-(2**15), 2**15 - 1).astype(np.int16)
+
+
+def pieces(
+    source: str | Path,
+    notes: list[str],
+    rate: int = SAMPLE_RATE,
+    limit: float | None = None,
+    size: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Decode the audio of a file piece by piece, down-mixed to mono, resampled.
+
+    Of several audio streams FFmpeg's choice is taken: the default one. What cannot be decoded is
+    left out. Channels are averaged here, since FFmpeg's own down-mix makes two identical ones
+    louder in some formats. The FFmpeg inside the pinned PyAV wheel does the rest: the samples are
+    the same on every machine, which a system's ffmpeg does not promise. It gets an open file, so
+    that no name is taken for an address, and knows no format but `FORMATS`.
+
+    Args:
+        source, rate, limit: as `decode`'s.
+        notes: takes on, at the end, a line for each thing that should be known.
+        size: samples of a piece, so that a recording of hours takes no more memory than a short
+            one; None: all that has the same rate, channels and format.
+
+    Yields:
+        float64 samples in steps of 16 bits, shape (n,).
+
+    Raises:
+        UserError: the file cannot be opened, is empty, is longer than `limit`, has no audio stream,
+            or is nothing FFmpeg can decode; or what it holds is shorter than `SHORTEST`, not finite
+            or far beyond full scale.
+    """
+    tally, found = Tally(), []
     try:
         with contextlib.ExitStack() as stack:
             if source != "-":
@@ -110,13 +148,14 @@ def decode(
                 raise UserError(f"{source}: no audio stream in this file")
             tracks = container.streams.audio
             if len(tracks) > 1:
-                notes.append(
+                found.append(
                     f"has {len(tracks)} audio tracks; number {tracks.index(stream) + 1} is used"
                 )
             frames = decoded(container, stream, tally, source, limit)
-            parts = [mono(run, str(source), notes) for run in resampled(frames, rate)]
+            for piece in resampled(frames, rate, size):
+                yield mono(piece, str(source), tally, found)
             tally.bad += container.format.name == "ogg" and is_cut(file)
-            notes += damage(tally, whole(container, stream, file, tally.seconds))
+            found += damage(tally, whole(container, stream, file, tally.seconds))
     except av.FFmpegError as error:
         reason = error.strerror
         if isinstance(error, av.ArgumentError):  # what a format that is not in the list gives
@@ -124,16 +163,12 @@ def decode(
         raise UserError(f"{source}: not an audio file that FFmpeg can read ({reason})") from None
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
-    samples = np.concatenate(parts) if parts else np.empty(0)
     if not tally.seconds:
         broken = f": none of its {tally.packets} packets can be decoded" if tally.bad else ""
         raise UserError(f"{source}: holds no audio{broken}")
     if (length := int(1000 * tally.seconds)) < SHORTEST:
         raise UserError(f"{source}: too short: {length} ms; expected {SHORTEST} ms at least")
-    if np.ptp(samples[EDGE:-EDGE]) < SILENCE:
-        raise UserError(f"{source}: holds nothing but silence")
-    centred = np.rint(samples - samples.mean()).clip(-(2**15), 2**15 - 1).astype(np.int16)
-    return centred, list(dict.fromkeys(notes))
+    notes += dict.fromkeys(found)
 
 
 class Content:
@@ -219,11 +254,14 @@ def decoded(
         tally.bad += 1
 
 
-def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray]:
+def resampled(frames: Iterable[av.AudioFrame], rate: int, size: int | None) -> Iterator[np.ndarray]:
     """Samples at `rate` Hz, in steps of 16 bits, shape (n, channels), for each run of frames of the
     same rate, channels and format, which may change midway.
 
     Those of integers are int16; those of floats are float64 and go beyond, if the frames do.
+
+    Args:
+        size: samples at a time, at the end up to twice as many; None: the whole run.
     """
 
     def kind(frame: av.AudioFrame) -> tuple[str, str, int]:
@@ -233,30 +271,36 @@ def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray
         # Packed: PyAV crashes on planes of eight or more channels.
         form = "flt" if name.startswith(("flt", "dbl")) else "s16"
         resampler = av.AudioResampler(format=form, rate=rate)
-        blocks = [
-            block.to_ndarray().reshape(-1, block.layout.nb_channels)
-            for frame in (*run, None)
-            for block in resampler.resample(frame)
-        ]
-        if blocks:
-            values = np.concatenate(blocks)
-            if form == "flt":
-                with np.errstate(invalid="ignore"):  # a signalling NaN: `mono` refuses it
-                    values = values.astype(np.float64) * 2**15
-            yield values
+        blocks: list[np.ndarray] = []
+        length = 0
+        for frame in itertools.chain(run, [None]):
+            for block in resampler.resample(frame):
+                blocks.append(block.to_ndarray().reshape(-1, block.layout.nb_channels))
+                length += block.samples
+            # Twice as many, lest the last piece be too short to tell how its channels relate.
+            if blocks and (frame is None or (size is not None and length >= 2 * size)):
+                at = length if frame is None or size is None else size
+                values, rest = np.split(np.concatenate(blocks), [at])
+                blocks, length = [rest], len(rest)
+                if form == "flt":
+                    with np.errstate(invalid="ignore"):  # a signalling NaN: `mono` refuses it
+                        values = values.astype(np.float64) * 2**15
+                yield values
 
 
-def mono(values: np.ndarray, source: str, notes: list[str]) -> np.ndarray:
+def mono(values: np.ndarray, source: str, tally: Tally, notes: list[str]) -> np.ndarray:
     """The average of the channels; the loudest of channels that cancel each other out.
 
     Args:
         values: of `resampled`.
         source: name for messages.
+        tally: counts samples, and those beyond full scale.
         notes: takes on what should be known.
 
     Raises:
         UserError: samples are not finite, or far beyond full scale.
     """
+    tally.samples += values.size
     if values.dtype != np.int16:
         peaks = np.abs(values) / 2**15
         if not np.isfinite(peaks).all():
@@ -265,8 +309,7 @@ def mono(values: np.ndarray, source: str, notes: list[str]) -> np.ndarray:
             raise UserError(
                 f"{source}: holds floating-point samples up to {peaks.max():.4g}; expected -1 to 1"
             )
-        if (share := (peaks > 1).mean()) > 1e-3:
-            notes.append(f"{share:.1%} of the samples lie beyond full scale and are clipped")
+        tally.clipped += int((peaks > 1).sum())
         values = values.clip(-(2**15), 2**15 - 1)
     average, channels = values.mean(axis=1, dtype=np.float64), values.shape[1]
     # Channels that have nothing to do with each other leave one `channels`th of their power.
@@ -312,20 +355,24 @@ def is_cut(file: Content) -> bool:
 
 
 def damage(tally: Tally, expected: Fraction | None) -> list[str]:
-    """A line on what could not be read, if there is such.
+    """Lines on what was clipped and on what could not be read, if there is such.
 
     Args:
         expected: seconds of the whole recording, if they are known.
     """
+    lines = []
+    if tally.clipped > 1e-3 * tally.samples:
+        share = tally.clipped / tally.samples
+        lines.append(f"{share:.1%} of the samples lie beyond full scale and are clipped")
     seconds, there = float(tally.seconds), float(expected or 0)
     if there - seconds > min(PADDING, there / 5):
-        return [f"cut off or damaged: {seconds:.2f} s of {there:.2f} s could be read"]
-    if tally.bad:
-        return [
+        lines.append(f"cut off or damaged: {seconds:.2f} s of {there:.2f} s could be read")
+    elif tally.bad:
+        lines.append(
             f"cut off or damaged: {tally.bad} of {tally.packets} packets could not be read; "
             f"{seconds:.2f} s could"
-        ]
-    return []
+        )
+    return lines
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
@@ -369,7 +416,7 @@ def facts(path: str | Path) -> tuple[float, int, int]:
         return header.frames / header.samplerate, header.samplerate, header.channels
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.best("audio")
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
             if stream is not None:
                 return (container.duration or 0) / av.time_base, stream.rate, stream.channels
     except av.FFmpegError:

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from ser import audio
+from ser.corpora import ravdess
 from ser.run import errors
 from stages import resample
 
@@ -303,12 +304,14 @@ def test_resample_says_what_of_a_clip_is_lost_and_refuses_one_of_which_nothing_i
     clip.parent.mkdir(parents=True)
     content = encode(clip, "pcm_s16le", tone(1.0))
     clip.write_bytes(content[: len(content) // 2])
+    ravdess.table(["Actor_01/03-01-01-01-01-01-01.wav"]).to_csv("data/clips.csv", index=False)
     resample.main()
     words = "cut off or damaged: 0.50 s of 1.00 s could be read"
     assert f"resample: {clip}: {words}\n" in capsys.readouterr().err
     assert len(audio.read(f"data/audio/{clip.name}")) == pytest.approx(8000, abs=20)
     clip.write_bytes(content[:200])
-    with pytest.raises(SystemExit, match=f"resample: {clip}: too short: 1 ms"):
+    words = f"resample: data/clips.csv, line 2: {clip}: too short: 1 ms"
+    with pytest.raises(SystemExit, match=words):
         resample.main()
 
 
@@ -316,11 +319,14 @@ def test_resample_names_a_file_that_is_not_audio_and_keeps_the_older_output(tmp_
     monkeypatch.chdir(tmp_path)
     raw, output = Path("data/raw/Actor_01"), Path("data/audio")
     raw.mkdir(parents=True)
+    files = [f"Actor_01/03-01-01-01-01-0{number}-01.wav" for number in (1, 2)]
     soundfile.write(raw / "03-01-01-01-01-01-01.wav", tone(), 48_000)
+    ravdess.table(files[:1]).to_csv("data/clips.csv", index=False)
     resample.main()
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     assert len(audio.read(output / "03-01-01-01-01-01-01.wav")) == 8000
     (raw / "03-01-01-01-01-02-01.wav").write_bytes(b"hello, this is text\n" * 50)
+    ravdess.table(files).to_csv("data/clips.csv", index=False)
     with pytest.raises(SystemExit, match="resample: .*03-01-01-01-01-02-01.wav: not an audio file"):
         resample.main()
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
@@ -345,6 +351,42 @@ def test_a_file_as_long_as_the_limit_is_read(tmp_path):
     assert len(decoded(tmp_path / "tone.wav", limit=2)) == 32_000
     with pytest.raises(errors.UserError, match=r"longer than 1\.9 s"):
         audio.decode(tmp_path / "tone.wav", limit=1.9)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_recording_in_pieces_is_the_whole_in_little_memory(tmp_path, subtype):
+    waves = np.column_stack([noise(40.0), noise(40.0, level=0.05)]) / 32768
+    soundfile.write(tmp_path / "stereo.wav", waves, 48_000, subtype=subtype)
+    notes = []
+    pieces = list(audio.pieces(tmp_path / "stereo.wav", notes, size=16_000))
+    assert {len(piece) for piece in pieces[:-1]} == {16_000} and len(pieces[-1]) >= 16_000
+    whole = decoded(tmp_path / "stereo.wav")
+    np.testing.assert_array_equal(audio.centred(np.concatenate(pieces)), whole)
+    tracemalloc.start()
+    try:
+        for _ in audio.pieces(tmp_path / "stereo.wav", notes, size=16_000):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 3e6  # the whole takes 5 MB as float64
+    finally:
+        tracemalloc.stop()
+    assert notes == []
+
+
+def test_what_is_noted_of_pieces_is_said_once_and_at_the_end(tmp_path):
+    wave = noise(4.0) / 32768
+    waves = np.column_stack([wave, -wave])
+    waves[48_000:] *= 8
+    soundfile.write(tmp_path / "odd.wav", waves, 48_000, subtype="FLOAT")
+    content = (tmp_path / "odd.wav").read_bytes()
+    (tmp_path / "odd.wav").write_bytes(content[: len(content) * 3 // 4])
+    notes = []
+    found = audio.pieces(tmp_path / "odd.wav", notes, size=8000)
+    assert len(next(found)) == 8000 and notes == []
+    list(found)
+    assert len(notes) == 3
+    assert "channels cancel each other out" in notes[0]
+    assert re.match(r"\d+\.\d% of the samples lie beyond full scale", notes[1])
+    assert re.match(r"cut off or damaged: 3\.00 s of 4\.00 s", notes[2])
 
 
 @pytest.fixture

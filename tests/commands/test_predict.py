@@ -1,5 +1,6 @@
 """Any clip, answered by any model, wherever its folder lies; one without an answer is one line."""
 
+import csv
 import io
 import json
 import os
@@ -20,9 +21,10 @@ from tiny_models import write_checkpoint
 from voices import clip
 
 from commands import predict
-from ser import corpus, params
+from ser import audio, corpus, params
 from ser.classifier import model as classifier
 from ser.corpora.ravdess import EMOTIONS
+from ser.trained import windows
 
 BLOCKS = params.load(ROOT / "params.yaml").svm_train.blocks[-1]
 ROWS = clips(((1, 2), (3, 4), (5, 6)), statements=(1,))
@@ -230,3 +232,90 @@ def test_fine_tuned_models_answer_from_any_folder_and_all_folds_that_there_are_a
     assert both[0] == pytest.approx(alone[0], abs=1e-12)
     (folds / "fold_3" / "config.json").unlink()
     one_line(workplace.outcome(tmp_path, "commands.predict", path), "fold_3")
+
+
+@pytest.fixture(scope="module")
+def conversation(svm) -> Path:
+    """Six seconds of clips in a row, six seconds of silence, two seconds of a clip."""
+    clips = [audio.read(svm / f"data/audio/{name}.wav") for name in ROWS["clip"][:12]]
+    speech = np.concatenate(clips)[: 6 * audio.SAMPLE_RATE]
+    silence = np.zeros(6 * audio.SAMPLE_RATE)
+    wave = np.concatenate([speech, silence, speech[: 2 * audio.SAMPLE_RATE]])
+    soundfile.write(svm / "conversation.flac", wave, audio.SAMPLE_RATE)
+    return svm / "conversation.flac"
+
+
+def test_windows_of_a_recording_are_rows_of_any_format(svm, conversation):
+    flags = ["--model", "svm", "--window", "4", "conversation.flac"]
+    as_json = workplace.outcome(svm, "commands.predict", "--json", *flags)
+    assert (as_json.returncode, as_json.stderr) == (0, "")
+    rows = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [(row["start"], row["end"]) for row in rows] == [(at, at + 4) for at in range(0, 11, 2)]
+    silent = [row["predicted"] == windows.SILENCE for row in rows]
+    assert silent == [False, False, False, True, True, False]
+    assert [row["probabilities"] is None for row in rows] == silent
+    table = workplace.outcome(svm, "commands.predict", "--csv", *flags).stdout
+    header, *lines = csv.reader(table.splitlines())
+    assert header == ["clip", "start", "end", "predicted", *EMOTIONS]
+    for row, line in zip(rows, lines, strict=True):
+        assert line[:4] == [row["clip"], str(row["start"]), str(row["end"]), row["predicted"]]
+        cells = [""] * 8 if row["probabilities"] is None else [*row["probabilities"].values()]
+        assert line[4:] == [str(cell) for cell in cells]
+    text = workplace.outcome(svm, "commands.predict", *flags).stdout.splitlines()
+    assert text[0].split() == header
+    assert [line.split()[3] for line in text[1:]] == [row["predicted"] for row in rows]
+
+
+def test_csv_of_whole_clips_has_all_digits(svm):
+    path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
+    done = workplace.outcome(svm, "commands.predict", "--model", "svm", "--csv", path)
+    header, line = csv.reader(done.stdout.splitlines())
+    assert header == ["clip", "predicted", *EMOTIONS] and line[0] == str(path)
+    (expected,) = workplace.answers(svm, "svm", path)
+    assert [float(cell) for cell in line[2:]] == list(expected.values())
+
+
+def test_a_picture_of_windows(svm, conversation, tmp_path):
+    flags = ["--model", "svm", "--window", "2", "--step", "1", "--plot", tmp_path / "new/plot.png"]
+    done = workplace.outcome(svm, "commands.predict", *flags, conversation)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1 + 13
+    assert (tmp_path / "new/plot.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "text.wav").write_text("no sound")
+    flags[-1] = tmp_path / "none.png"
+    done = workplace.outcome(svm, "commands.predict", *flags, tmp_path / "text.wav")
+    one_line(done, "text.wav: not an audio file")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_of_a_long_recording_what_is_lost_is_said_and_the_next_one_answered(svm, tmp_path):
+    wave = np.random.default_rng(0).normal(0, 0.1, 70 * audio.SAMPLE_RATE)
+    soundfile.write(tmp_path / "cut.wav", wave, audio.SAMPLE_RATE)
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) * 9 // 10])
+    names = ["absent.wav", "cut.wav", "absent.wav"]
+    flags = ["--model", svm / "data/models/svm", "--window", "30", "--step", "30"]
+    done = workplace.outcome(tmp_path, "commands.predict", *flags, *names)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1 + 3
+    assert done.stderr.splitlines() == [
+        "predict: absent.wav: No such file or directory",
+        "predict: cut.wav: cut off or damaged: 63.00 s of 70.00 s could be read",
+        "predict: absent.wav: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--window", "0"], "--window 0: expected 0.1 to 60 s"),
+        (["--window", "nan"], "--window nan: expected 0.1 to 60 s"),
+        (["--window", "61"], "--window 61: expected 0.1 to 60 s"),
+        (["--window", "4", "--step", "0"], "--step 0: expected 0.1 s to a window, 4 s"),
+        (["--window", "4", "--step", "5"], "--step 5: expected 0.1 s to a window, 4 s"),
+        (["--step", "2"], "--step and --plot need --window"),
+        (["--plot", "a.png"], "--step and --plot need --window"),
+        (["--window", "4", "--plot", "a.png", "more.wav"], "--plot draws one recording"),
+    ],
+)
+def test_windows_that_cannot_be_are_one_line(tmp_path, flags, words):
+    one_line(workplace.outcome(tmp_path, "commands.predict", *flags, "clip.wav"), words)
