@@ -18,8 +18,9 @@ import sys
 
 import numpy as np
 
-from ser import audio, corpus, models
+from ser import audio, corpus
 from ser.run import errors, parallel
+from ser.trained import models
 
 # Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
 LONGEST = 60

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -20,10 +23,20 @@ from ser import corpus, protocols
 from ser.run.errors import UserError
 
 Speaker = int | Annotated[str, Field(min_length=1)]
+Folds = Annotated[list[Annotated[list[Speaker], Field(min_length=1)]], Field(min_length=2)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Statistic = Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d|p[1-9]\d|p100)$")]
+Block = Literal["stat", "dct", "seg", "cov"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+def distinct(values: list) -> list:
+    """The values, if none stands there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("expected distinct values")
+    return values
 
 
 class Section(BaseModel):
@@ -50,20 +63,18 @@ class Demo(Section):
 class Split(Section):
     """The split into folds: a name in `protocols`, a number, or the speakers of each fold."""
 
-    scheme: (
-        str
-        | Annotated[int, Field(ge=2)]
-        | Annotated[list[Annotated[list[Speaker], Field(min_length=1)]], Field(min_length=2)]
-    )
+    scheme: str | int | list[list[Speaker]]
     seed: Seed
 
     @field_validator("scheme", mode="before")
     @classmethod
     def known(cls, scheme: object) -> object:
-        if isinstance(scheme, int | list) and not isinstance(scheme, bool):
+        if isinstance(scheme, list):
+            return TypeAdapter(Folds).validate_python(scheme, strict=True)
+        if isinstance(scheme, int) and scheme >= 2:
             return scheme
         known = [*protocols.RAVDESS, *protocols.ANY]
-        if scheme not in known:
+        if not isinstance(scheme, str) or scheme not in known:
             names = ", ".join(known)
             raise ValueError(
                 f"expected one of {names}, a number of folds, or a list of speakers for each fold"
@@ -81,12 +92,40 @@ class Mfcc(Section):
     warps: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(min_length=1)
     n_mfcc: int = Field(ge=2, le=128)
     deltas: int = Field(ge=0, le=2)
-    statistics: list[Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d\d?|p100)$")]]
+    statistics: Annotated[list[Statistic], AfterValidator(distinct)]
     dct_mfcc: int = Field(ge=1)
     dct_terms: int = Field(ge=0, le=100)
-    segments: list[Annotated[int, Field(ge=1, le=20)]]
+    segments: Annotated[list[Annotated[int, Field(ge=1, le=20)]], AfterValidator(distinct)]
     low_mfcc: int = Field(ge=1)
     covariance: bool
+
+    @field_validator("n_mfcc")
+    @classmethod
+    def one_filter_for_each(cls, n_mfcc: int, info: ValidationInfo) -> int:
+        if n_mfcc > (n_mels := info.data.get("n_mels", n_mfcc)):
+            raise ValueError(f"expected at most mfcc.n_mels, {n_mels}")
+        return n_mfcc
+
+    @field_validator("covariance")
+    @classmethod
+    def some_block(cls, covariance: bool, info: ValidationInfo) -> bool:
+        others = ("statistics", "dct_terms", "segments")
+        if not covariance and not any(info.data.get(name, True) for name in others):
+            raise ValueError(f"expected true, since {', '.join(others)} are off as well")
+        if covariance and info.data.get("low_mfcc") == 1 and info.data.get("deltas") == 0:
+            raise ValueError("expected false: low_mfcc = 1 without deltas moves with nothing")
+        return covariance
+
+    @property
+    def blocks(self) -> set[str]:
+        """The blocks of features that are on."""
+        on = {
+            "stat": self.statistics,
+            "dct": self.dct_terms,
+            "seg": self.segments,
+            "cov": self.covariance,
+        }
+        return {name for name, setting in on.items() if setting}
 
 
 class Embed(Section):
@@ -108,7 +147,7 @@ class Classifier(Section):
 class SvmTrain(Classifier):
     """Values that `svm_train` chooses from."""
 
-    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Positive]] = Field(min_length=1)
+    blocks: list[Annotated[dict[Block, Positive], Field(min_length=1)]] = Field(min_length=1)
     speaker_norm: bool
 
 
@@ -195,7 +234,7 @@ class Params(Finetuning):
     @model_validator(mode="after")
     def split_fits_corpus(self) -> "Params":
         scheme, ravdess_like = self.split.scheme, self.corpus in corpus.TITLES
-        if scheme in protocols.RAVDESS and not ravdess_like:
+        if isinstance(scheme, str) and scheme in protocols.RAVDESS and not ravdess_like:
             others = ", ".join(protocols.ANY)
             raise ValueError(
                 f"split.scheme = {scheme}: a split of RAVDESS; for {self.corpus} a number of "
@@ -217,6 +256,20 @@ class Params(Finetuning):
             raise ValueError(
                 f"folds = {self.folds}: expected distinct numbers from 0 to {count - 1}, the folds "
                 f"of split.scheme: {protocols.title(self.split.scheme)}"
+            )
+        if self.select == "inner" and count is not None and count < 3:
+            raise ValueError(
+                "select = 'inner': with two folds in split.scheme, the one that is not held out "
+                "would choose the epoch, and none is left to train on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def svm_has_a_block(self) -> "Params":
+        if not any(self.mfcc.blocks & set(weights) for weights in self.svm_train.blocks):
+            raise ValueError(
+                f"svm_train.blocks = {self.svm_train.blocks}: expected one at least that the "
+                f"section mfcc leaves on: {', '.join(sorted(self.mfcc.blocks))}"
             )
         return self
 

@@ -79,9 +79,10 @@ def gather() -> page.Results:
     return page.Results(
         corpus=settings.corpus,
         params=Path("params.yaml").read_text(encoding="utf-8"),
+        table=tables.clips(),
         models=models,
         audit=json.loads(Path("metrics/corpus.json").read_text(encoding="utf-8")),
-        by_label=pd.read_csv("metrics/corpus.csv"),
+        by_label=tables.read("metrics/corpus.csv"),
         measured=ledger.results(),
         published=ledger.settings()["published"],
     )

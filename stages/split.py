@@ -14,7 +14,7 @@ from ser import params, protocols, tables
 from ser.run import errors, outputs
 
 
-def assign(clips: pd.DataFrame, scheme: protocols.Scheme, seed: int) -> pd.Series:
+def fold_numbers(clips: pd.DataFrame, scheme: protocols.Scheme, seed: int) -> pd.Series:
     """The number of each clip's fold.
 
     Args:
@@ -95,7 +95,7 @@ def main() -> None:
     """Read the table of clips, assign the folds, write the table."""
     settings = params.load().split
     clips = tables.clips()
-    folds = assign(clips, settings.scheme, settings.seed)
+    folds = fold_numbers(clips, settings.scheme, settings.seed)
     if folds.nunique() < 2:
         raise errors.UserError(f"split.scheme = {settings.scheme}: one fold; expected two at least")
     clips = clips.drop(columns="fold", errors="ignore").assign(fold=folds)

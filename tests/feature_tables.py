@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ser import corpus, params
+from ser import params
 from ser.classifier import crossval
+from ser.corpora import ravdess
 from stages import split
 
-EMOTIONS = list(corpus.EMOTIONS)
+EMOTIONS = list(ravdess.EMOTIONS)
 SETTINGS = {
     "blocks": [{"stat": 1.0}, {"stat": 1.0, "dct": 2.0}],
     "kernel": ["linear", "logistic", "rbf", "rbf_mean"],
@@ -37,7 +38,8 @@ def clips(
         for fold in speakers
         for speaker in fold
     ]
-    return split.assign(corpus.table(sorted(names)), [list(fold) for fold in speakers])
+    table = ravdess.table(f"{name}.wav" for name in names)
+    return table.assign(fold=split.fold_numbers(table, [list(fold) for fold in speakers], 0))
 
 
 def features(rows: pd.DataFrame, seed=0, speaker=1.0) -> pd.DataFrame:

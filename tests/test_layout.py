@@ -14,6 +14,7 @@ BUILT_ON = {  # the subjects that may know others
     "finetune": ("encoder",),
     "report": ("classifier", "encoder", "finetune"),
     "search": ("classifier", "encoder", "finetune"),
+    "trained": ("classifier", "encoder", "finetune"),
 }
 
 

@@ -16,6 +16,7 @@ from ser import params
 README = (ROOT / "README.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+BACK = "git stash push -u metrics params.yaml dvc.lock && dvc checkout -q --allow-missing"
 RERUN = "(Running stage '{0}'|Stage '{0}' is cached)"
 
 # The commands of the README, in its order, and what each prints on the shrunken demo corpus.
@@ -23,6 +24,11 @@ COMMANDS = [
     ("make demo", None),  # in tests/commands/test_demo.py
     ("make repro", r"MFCC \+ SVM: SYNTHETIC demo corpus"),
     (". .venv/bin/activate", "^$"),
+    ("dvc repro evaluate@svm", "Data and pipelines are up to date"),
+    (
+        'git add metrics dvc.lock && git commit --allow-empty -m "As run on this machine"',
+        "As run on this machine",
+    ),
     (
         "dvc exp run -S checkpoint=openai/whisper-tiny.en -S revision=main evaluate@svm "
         "evaluate@probe",
@@ -31,15 +37,15 @@ COMMANDS = [
     (
         "dvc exp run -S trim_db=30 -S head=layers -S head_dropout=0.3 -S lr=3e-5 -S head_lr=1e-4 "
         "-S 'adam_betas=[0.9,0.98]' -S 'speeds=[0.8,0.9,1,1.1,1.2]' -S label_smoothing=0.1 "
-        "-S mask_time_prob=0.1 -S mask_feature_prob=0.1",
+        "-S mask_time_prob=0.2 -S mask_feature_prob=0.1",
         RERUN.format("w2v_finetune@1"),
     ),
     ("python -m commands.results", "encoder, fine-tuned: .*openai/whisper-tiny.en"),
-    ("git restore . && dvc checkout", r"embeddings\.parquet"),
+    (BACK, "Saved working directory"),
     ("python -m commands.predict --model svm clip.wav", r"^{header}\nclip\.wav +[a-z]+ +[01]\.\d"),
     ("dvc exp run -S mfcc.trim_db=35 evaluate@svm", RERUN.format("mfcc")),
     ("make experiments", r"mfcc\.trim_db(.*\n)+.* 35 "),
-    ("git restore . && dvc checkout", r"mfcc\.parquet"),
+    (BACK, "Saved working directory"),
     ("git switch -c trim-35", "^$"),
     ("dvc exp run -S mfcc.trim_db=35 evaluate@svm", RERUN.format("mfcc")),
     ('git commit -am "Trim less"', "Trim less"),

@@ -37,7 +37,8 @@ def bounds(table: pd.DataFrame, figure: Callable) -> tuple[float, float]:
     """A t interval over the speakers' jackknife pseudo-values."""
     speakers, all_of_them = sorted(set(table["speaker"])), figure(table)
     pseudo = [
-        len(speakers) * all_of_them - (len(speakers) - 1) * figure(table[table["speaker"] != speaker])
+        len(speakers) * all_of_them
+        - (len(speakers) - 1) * figure(table[table["speaker"] != speaker])
         for speaker in speakers
     ]
     return stats.t.interval(0.95, len(speakers) - 1, all_of_them, stats.sem(pseudo))

@@ -31,5 +31,6 @@ def clip(
     sound = 0.1 * buzz + 0.003 * rng.standard_normal(len(time))
     quiet = 1e-4 * rng.standard_normal(int(silence * audio.SAMPLE_RATE))
     samples = 32767 * np.concatenate([quiet, sound, quiet])
+    samples -= samples.mean()  # no offset, which decoding would take off
     audio.write(path, samples.clip(-32768, 32767).astype(np.int16))
     return path

@@ -7,8 +7,6 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from ser.corpus import EMOTIONS
-
 RECALL = alt.Scale(domain=[0, 1])
 COLOURS = ("#3b82c4", "#d9822b", "#2e9d68", "#a56cc1", "#c4453b")  # legible in light and dark mode
 
@@ -24,13 +22,14 @@ def colour(models: list[str]) -> alt.Color:
     return alt.Color("model:N", scale=scale, legend=alt.Legend(title=None, orient="top"))
 
 
-def by_label(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Recall of each label under each model, from `scoring.by_label`'s tables by title."""
+def by_label(tables: dict[str, pd.DataFrame], labels: list[str]) -> alt.Chart:
+    """Recall of each label, in this order, under each model, from `scoring.by_label`'s tables by
+    title."""
     return (
         alt.Chart(stacked(tables))
         .mark_bar()
         .encode(
-            x=alt.X("label:N", sort=list(EMOTIONS), title=None, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("label:N", sort=labels, title=None, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("model:N", sort=list(tables)),
             y=alt.Y("recall:Q", scale=RECALL, title="recall"),
             color=colour(list(tables)),
@@ -45,11 +44,14 @@ def by_label(tables: dict[str, pd.DataFrame]) -> alt.Chart:
     )
 
 
-def by_speaker(tables: dict[str, pd.DataFrame]) -> alt.Chart:
-    """Mean recall over the labels (UAR) of each speaker under each model, women and men apart, from
-    `scoring.by_group`'s tables by title."""
+def by_speaker(tables: dict[str, pd.DataFrame], genders: pd.Series | None) -> alt.Chart:
+    """Mean recall over the labels (UAR) of each speaker under each model, from `scoring.by_group`'s
+    tables by title; genders apart, where the speakers' are known."""
+    table = stacked(tables)
+    table["gender"] = "" if genders is None else table["speaker"].map(genders).fillna("unknown")
+    parts = table["gender"].nunique()
     return (
-        alt.Chart(stacked(tables))
+        alt.Chart(table)
         .mark_point(filled=True, size=70, opacity=1)
         .encode(
             x=alt.X("speaker:O", title="speaker", axis=alt.Axis(labelAngle=0, grid=True)),
@@ -61,11 +63,10 @@ def by_speaker(tables: dict[str, pd.DataFrame]) -> alt.Chart:
             description="text:N",
         )
         .transform_calculate(
-            gender="datum.speaker % 2 ? 'men' : 'women'",
             link="'#speaker=' + datum.speaker",
             text="datum.model + ', speaker ' + datum.speaker + ': UAR ' + format(datum.uar, '.1%')",
         )
-        .properties(width=390, height=220)
+        .properties(width=820 / parts - 20, height=220)
         .resolve_scale(x="independent")
     )
 

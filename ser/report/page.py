@@ -1,6 +1,7 @@
 """The page of results: one HTML file that holds all it shows, and opens without a network."""
 
 import base64
+import hashlib
 import itertools
 import json
 import platform
@@ -16,16 +17,12 @@ from itables.utils import read_package_file
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ser import audio, corpus, scoring
+from ser import audio, corpus, scoring, tables
 from ser.report import charts, clips, ledger
 from ser.run import parallel
 
 WEB = Path(__file__).parent / "web"  # template, style and script
 PACKAGES = ("av", "librosa", "numpy", "pandas", "scikit-learn", "scipy", "torch", "transformers")
-SENTENCES = {
-    "ravdess": ("Kids are talking by the door", "Dogs are sitting by the door"),
-    "demo": ("sentence 1", "sentence 2"),
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Results:
     Attributes:
         corpus: the value of `corpus` in params.yaml.
         params: the text of params.yaml.
+        table: the corpus's clips, as in data/clips.csv.
         models: by name.
         audit, by_label: metrics/corpus.json and corpus.csv.
         measured: the ledger's results, see `ledger.results`.
@@ -61,6 +59,7 @@ class Results:
 
     corpus: str
     params: str
+    table: pd.DataFrame
     models: dict[str, Model]
     audit: dict[str, object]
     by_label: pd.DataFrame
@@ -74,9 +73,20 @@ class Results:
 
     @property
     def clips(self) -> pd.DataFrame:
-        """The clips, a row each, with the columns of `corpus.describe` and their fold."""
+        """The clips, a row each: clip, speaker, label, `kinds` and fold."""
         first = next(iter(self.models.values())).predictions
-        return corpus.table(first["clip"]).merge(first[["clip", "fold"]], on="clip")
+        columns = ["clip", "speaker", "label", *self.kinds]
+        return first[["clip", "fold"]].merge(self.table[columns], on="clip")
+
+    @property
+    def kinds(self) -> list[str]:
+        """What else tells clips apart, such as gender."""
+        return corpus.kinds(self.table)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the corpus's order."""
+        return tables.labels(next(iter(self.models.values())).predictions)
 
 
 def figures_of(model: Model) -> dict[str, Any]:
@@ -84,12 +94,13 @@ def figures_of(model: Model) -> dict[str, Any]:
     predictions = model.predictions
     figures = scoring.summary(predictions) | scoring.bounded(predictions)
     counts = pd.crosstab(predictions["actual"], predictions["predicted"])
-    labels = [label for label in corpus.EMOTIONS if label in counts.index]
+    every = tables.labels(predictions)
+    labels = [label for label in every if label in counts.index]
     return {
         **{rate: scoring.as_text(figures, rate) for rate in scoring.RATES},
         "log_loss": scoring.log_loss(predictions),
         "calibration_error": figures["ece"],
-        "confusion": counts.reindex(index=labels, columns=corpus.EMOTIONS, fill_value=0),
+        "confusion": counts.reindex(index=labels, columns=every, fill_value=0),
     }
 
 
@@ -110,17 +121,15 @@ def pairs(models: Iterable[Model]) -> list[dict[str, Any]]:
 
 
 def groups(results: Results) -> list[dict[str, Any]]:
-    """Accuracy and UAR of all models on the clips of each gender, intensity and sentence."""
+    """Accuracy and UAR of all models on the clips of each of `Results.kinds`."""
     scored = [
-        scoring.by_kind(model.predictions).to_dict("records") for model in results.models.values()
+        scoring.by_kind(model.predictions, results.table).to_dict("records")
+        for model in results.models.values()
     ]
     rows = []
     for figures in zip(*scored, strict=True):
         kind, value = figures[0]["kind"], figures[0]["value"]
-        if kind == "statement":
-            value = SENTENCES[results.corpus][value - 1]
-        name = f"{value} intensity" if kind == "intensity" else value
-        rows.append({"name": name, "clips": figures[0]["clips"], "figures": figures})
+        rows.append({"name": f"{kind} {value}", "clips": figures[0]["clips"], "figures": figures})
     return rows
 
 
@@ -142,12 +151,16 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
         "labels": (
             "Recall by label",
             "The share of a label's clips that a model names. A bar leads to their clips.",
-            charts.by_label(each(scoring.by_label)),
+            charts.by_label(each(scoring.by_label), results.labels),
         ),
         "speakers": (
             "Recall by speaker",
-            "The mean recall over the labels, for each speaker. A mark leads to the speaker's clips.",
-            charts.by_speaker(each(lambda table: scoring.by_group(table, "speaker"))),
+            "The mean recall over the labels, for each speaker. A mark leads to the speaker's "
+            "clips.",
+            charts.by_speaker(
+                each(lambda table: scoring.by_group(table, "speaker")),
+                results.table.drop_duplicates("speaker").set_index("speaker").get("gender"),
+            ),
         ),
         "calibration": (
             "Calibration",
@@ -169,12 +182,12 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
 
 def for_script(results: Results) -> dict[str, Any]:
     """The clips and the models' answers, for the page's script."""
-    labels = list(corpus.EMOTIONS)
+    labels = results.labels
     return {
         "labels": labels,
-        "statements": SENTENCES[results.corpus],
+        "kinds": results.kinds,
         "quietest": clips.QUIETEST,
-        "clips": results.clips.to_dict("list"),
+        "clips": results.clips.fillna("").to_dict("list"),
         "models": [
             {
                 "name": name,
@@ -225,18 +238,21 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
         for name, (title, text, chart) in drawn.items()
     ]
+    js = (WEB / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("page.html.jinja").render(
-        title=corpus.TITLES[results.corpus],
+        title=corpus.title(results.corpus),
+        baseline=scoring.baseline(next(iter(results.models.values())).predictions),
+        kinds={kind: sorted(results.table[kind].dropna().unique()) for kind in results.kinds},
         results=results,
         audio=bool(embedded),
         models={name: vars(model) | figures_of(model) for name, model in results.models.items()},
         published=[(words, ledger.published(words)) for words in results.published],
         pairs=pairs(results.models.values()),
         groups=groups(results),
-        labels=corpus.EMOTIONS,
+        labels=results.labels,
         charts=shown,
         speakers=sorted(set(data["clips"]["speaker"])),
         runs=[machine(model) for model in results.models.values() if model.run],
@@ -248,6 +264,7 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         tables_js=as_data(read_package_file("html", "dt_bundle.js")),
         tables_css=Markup(read_package_file("html", "dt_bundle.css")),
         css=Markup((WEB / "page.css").read_text(encoding="utf-8")),
-        js=Markup((WEB / "page.js").read_text(encoding="utf-8")),
+        js=Markup(js),
+        js_hash=f"sha256-{base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()}",
         **{name: Markup(text) for name, text in embedded.items()},
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from feature_tables import clips, data, features, out_of_fold, settings
+from feature_tables import EMOTIONS, clips, data, features, out_of_fold, settings
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -67,7 +67,7 @@ def test_probabilities_are_those_of_the_scikit_learn_object(tmp_path):
     chosen = settings(blocks=[{"stat": 1.0}], C=[10.0], gamma=[0.6], kernel=["rbf"])
     grid = crossval.candidates(chosen.blocks, chosen, table)
     choice = crossval.choose(table, labels, speakers, grid, 3)
-    model.fit(table, labels, choice.best, choice.scores, {"mfcc": {}}).save(tmp_path)
+    model.fit(table, labels, choice.best, choice.scores, {"mfcc": {}}, EMOTIONS).save(tmp_path)
     svm = Votes(C=10.0, gamma=0.6 / (2 * 10), decision_function_shape="ovo")
     splits = crossval.inner_splits(labels, speakers, 3)
     machine = make_pipeline(StandardScaler(), svm)

@@ -22,7 +22,7 @@ from voices import clip
 from commands import predict
 from ser import corpus, params
 from ser.classifier import model as classifier
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 
 BLOCKS = params.load(ROOT / "params.yaml").svm_train.blocks[-1]
 ROWS = clips(((1, 2), (3, 4), (5, 6)), statements=(1,))

@@ -177,12 +177,12 @@ def test_a_balanced_split_keeps_speakers_whole_and_is_the_same_every_time():
         for take in range(1 + (label == "x"))
     ]
     clips = pd.DataFrame(rows)
-    folds = split.assign(clips, 3, 0)
-    assert (folds == split.assign(clips, 3, 0)).all()
+    folds = split.fold_numbers(clips, 3, 0)
+    assert (folds == split.fold_numbers(clips, 3, 0)).all()
     assert (clips.groupby("speaker")["clip"].nunique() == 4).all()
     assert (folds.groupby(clips["speaker"]).nunique() == 1).all()
     assert (clips.groupby(folds)["gender"].value_counts().unstack() == 8).all(axis=None)
-    assert split.assign(clips, "speakers", 0).nunique() == 12
+    assert split.fold_numbers(clips, "speakers", 0).nunique() == 12
 
 
 @pytest.mark.parametrize(
@@ -198,15 +198,15 @@ def test_a_balanced_split_keeps_speakers_whole_and_is_the_same_every_time():
 def test_a_split_that_is_impossible_says_what_is_possible(scheme, message):
     clips = pd.DataFrame(ROWS, columns=["clip", "label", "speaker"])
     with pytest.raises(UserError, match=message):
-        split.assign(clips, scheme, 0)
+        split.fold_numbers(clips, scheme, 0)
 
 
 def test_a_published_split_is_a_column():
     clips = pd.DataFrame(ROWS, columns=["clip", "label", "speaker"])
     published = clips.assign(fold=clips["speaker"].map({"a": "test", "b": "dev", "c": "train"}))
-    assert list(split.assign(published, "fold", 0)) == [1, 1, 0, 0, 2, 2]
+    assert list(split.fold_numbers(published, "fold", 0)) == [1, 1, 0, 0, 2, 2]
     with pytest.raises(UserError, match="speaker a is in two folds"):
-        split.assign(clips.assign(fold=[0, 1, 1, 1, 1, 1]), "fold", 0)
+        split.fold_numbers(clips.assign(fold=[0, 1, 1, 1, 1, 1]), "fold", 0)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser import corpus
-from ser.corpora import synthesis
+from ser.corpora import ravdess, synthesis
 
 SECONDS = 0.6
 pytestmark = pytest.mark.slow
@@ -26,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(folder):
     """The table of clips, with their paths and with samples from -1 to 1, shape (n, channels)."""
-    table = corpus.table(folder.rglob("*.wav"))
+    table = ravdess.table(folder.rglob("*.wav"))
     table["path"] = [
         folder / f"Actor_{speaker:02}" / f"{clip}.wav"
         for speaker, clip in zip(table["speaker"], table["clip"], strict=True)

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from tiny_models import PREPROCESSOR, TINY, TINY_WHISPER, write_checkpoint, write_whisper
 
-from ser.corpus import EMOTIONS
+from ser.corpora.ravdess import EMOTIONS
 from ser.encoder import checkpoint, hub
 from ser.encoder.families.encoder import Encoder
 from ser.run.errors import UserError
@@ -449,14 +449,12 @@ def test_of_other_models_than_ours_the_encoder_is_taken(tmp_path, kind):
     dropped = hub.collect(str(tmp_path / "c"), COMMIT, tmp_path / "out").head
     assert (dropped == []) == (kind == "UniSpeechSat")
     encoder = checkpoint.load(tmp_path / "out", "c", 0)
-    assert encoder.model.classifier.out_features == len(EMOTIONS)
+    assert encoder.model.classifier.out_features == 4
     assert encoder.model.config.problem_type is None
     found = parameters(encoder)
     expected = dict(own.base_model.named_parameters())
     assert all(torch.equal(found[key], expected[key]) for key in expected if key in found)
     assert expected.keys() - found.keys() <= {"masked_spec_embed"}
-    with pytest.raises(UserError, match="its head tells apart LABEL_0, LABEL_1"):
-        checkpoint.load(tmp_path / "c", "c", 0, headless=False)
 
 
 def test_a_batch_norm_is_refused(tmp_path):

@@ -10,7 +10,8 @@ import transformers
 import workplace
 
 from ser import audio
-from ser.corpus import EMOTIONS, TITLES
+from ser.corpora.ravdess import EMOTIONS
+from ser.corpus import TITLES
 from ser.finetune.clips import Clips, respeed
 
 

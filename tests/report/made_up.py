@@ -10,7 +10,7 @@ import voices
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-from ser import corpus
+from ser.corpora import ravdess
 
 TITLES = {"svm": "MFCC + SVM", "probe": "frozen encoder + probe"}  # the second with run and epochs
 
@@ -20,16 +20,16 @@ def predictions(share: float, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     rows = []
     for speaker in range(1, 13):
-        for code, label in enumerate(corpus.EMOTIONS, 1):
+        for code, label in enumerate(ravdess.EMOTIONS, 1):
             weights = rng.random(8) ** 3 + 0.01
             right = rng.random() < share
             weights[code - 1 if right else code % 8] = 1 + 3 * rng.random()
             chances = weights / weights.sum()
             rows.append([
-                f"03-01-{code:02}-01-{1 + speaker % 2:02}-01-{speaker:02}", speaker, (speaker - 1) // 4,
-                label, corpus.EMOTIONS[chances.argmax()], *chances,
+                f"03-01-{code:02}-01-{1 + speaker % 2:02}-01-{speaker:02}", speaker,
+                (speaker - 1) // 4, label, ravdess.EMOTIONS[chances.argmax()], *chances,
             ])  # fmt: skip
-    columns = ["clip", "speaker", "fold", "actual", "predicted", *corpus.EMOTIONS]
+    columns = ["clip", "speaker", "fold", "actual", "predicted", *ravdess.EMOTIONS]
     return pd.DataFrame(rows, columns=columns).sort_values("clip", ignore_index=True)
 
 
@@ -50,7 +50,9 @@ def make(folder: Path) -> Path:
     epochs = {"fold": [0, 0], "epoch": [1, 2], "loss": [2.0, 1.0], "uar": [0.2, 0.5]}
     pd.DataFrame(epochs).to_csv(place / "epochs.csv", index=False)
     (folder / "metrics/corpus.json").write_text(json.dumps({"clips": 96, "stereo_files": 5}))
-    table = pd.DataFrame({"label": corpus.EMOTIONS, "clips": 12, "speakers": 12, "seconds": 19.2})
+    clips = ravdess.table(f"{clip}.wav" for clip in predictions(1, 0)["clip"])
+    clips.to_csv(folder / "data/clips.csv", index=False)
+    table = pd.DataFrame({"label": ravdess.EMOTIONS, "clips": 12, "speakers": 12, "seconds": 19.2})
     table.to_csv(folder / "metrics/corpus.csv", index=False)
     for seed, clip in enumerate(predictions(1, 0)["clip"]):
         voices.clip(folder / f"data/audio/{clip}.wav", 0.4, seed % 7, silence=0.1)

@@ -84,19 +84,19 @@ function opinion(row, answer) {
     `${answer.verdict}: ${answer.predicted}, ${answer.confidence} %` , role: "text" }, text), bars);
 }
 
+// DataTables takes titles and cells for HTML.
+const { escapeHtml } = DataTable.util;
 const plain = (name, title = name) => ({ data: name, title, label: title, className: "fact" });
 const columns = [
   { data: "clip", title: "clip", build: (row) => make("div", {}, make("code", {}, row.clip),
-    make("small", {}, `fold ${row.fold}, take ${row.repetition}`),
-    make("small", {}, `“${data.statements[row.statement - 1]}”`)) },
+    make("small", {}, `fold ${row.fold}`)) },
   { ...plain("speaker"), className: "dt-left fact" },
-  plain("gender"),
-  { ...plain("label", "acted"), data: (row, type) =>
+  { ...plain("label"), data: (row, type) =>
     type === "sort" ? labels.indexOf(row.label) : row.label },
-  plain("intensity"),
+  ...data.kinds.map((kind) => ({ ...plain(kind), data: (row) => row[kind], title: escapeHtml(kind) })),
   ...(withAudio ? [{ data: null, title: "listen", orderable: false, searchable: false,
     defaultContent: "", build: listen }] : []),
-  ...models.map((model, index) => ({ title: model.title, searchable: false, label: model.title,
+  ...models.map((model, index) => ({ title: escapeHtml(model.title), searchable: false, label: model.title,
     data: (row) => row.answers[index].confidence, type: "num", className: "dt-left",
     build: (row) => opinion(row, row.answers[index]) })),
 ];
@@ -108,7 +108,8 @@ for (const column of columns) {
 }
 const first = columns.length - models.length; // the first model's column
 const table = new DataTable("#table", {
-  data: rows, columns, autoWidth: false, pageLength: 20, lengthMenu: [10, 20, 50, 100],
+  data: rows, columns, columnDefs: [{ targets: "_all", render: DataTable.render.text() }],
+  autoWidth: false, pageLength: 20, lengthMenu: [10, 20, 50, 100],
   order: [[0, "asc"]],
   layout: { topStart: null, topEnd: null, bottomStart: ["info", "pageLength"], bottomEnd: "paging" },
   language: { info: "_START_ to _END_ of _TOTAL_", infoFiltered: "", lengthMenu: "_MENU_ a page",
@@ -123,13 +124,13 @@ const tests = {
   from: (row, answer, value) => answer.confidence >= Number(value),
   to: (row, answer, value) => answer.confidence <= Number(value),
   label: (row, answer, value) => row.label === value,
-  speaker: (row, answer, value) => row.speaker === Number(value),
-  gender: (row, answer, value) => row.gender === value,
-  intensity: (row, answer, value) => row.intensity === value,
+  speaker: (row, answer, value) => String(row.speaker) === value,
   disagree: (row) => row.disagree,
+  ...Object.fromEntries(data.kinds.map((kind) =>
+    [`kind-${kind}`, (row, answer, value) => String(row[kind]) === value])),
 };
 const orders = {
-  "": () => [0, "asc"], speaker: () => [1, "asc"], label: () => [3, "asc"],
+  "": () => [0, "asc"], speaker: () => [1, "asc"], label: () => [2, "asc"],
   sure: (index) => [first + index, "desc"], unsure: (index) => [first + index, "asc"],
 };
 const chosen = () => Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
