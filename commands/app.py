@@ -89,7 +89,10 @@ def build(trained: dict[str, models.Trained]) -> "gradio.Blocks":
     with gradio.Blocks(title="Your own voice", delete_cache=(60, KEPT)) as page:
         gradio.HTML(Markup("<h1>Your own voice</h1>") + paragraphs(knowledge(trained)))
         recording = gradio.Audio(
-            sources=["microphone", "upload"], type="filepath", label="Record, or drop a file"
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Drop a file, or take the microphone below",
+            buttons=[],
         )
         remarks = gradio.HTML(elem_id="remarks")
         with gradio.Row():
@@ -118,6 +121,10 @@ def main() -> None:
         "reaches this machine can use the page",
     )
     options = parser.parse_args()
+    stored = Path("data/models")
+    names = options.model or sorted(path.name for path in stored.glob("*/"))
+    if not names:
+        raise errors.UserError(f"{stored}: no model there; `dvc repro` makes them")
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
@@ -127,10 +134,6 @@ def main() -> None:
                 f"the page needs {error.name}, which is not installed: `make app`, or `pip install "
                 "--no-deps --requirement requirements-app.txt`"
             ) from None
-        stored = Path("data/models")
-        names = options.model or sorted(path.name for path in stored.glob("*/"))
-        if not names:
-            raise errors.UserError(f"{stored}: no model there; `dvc repro` makes them")
         page = build({name: models.load(name) for name in names})
         # The system's fonts: the theme's own come from the network.
         theme = gradio.themes.Default(font="system-ui", font_mono="monospace")
