@@ -3,9 +3,11 @@ it runs in seconds."""
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,15 +83,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 class Project:
     """A git checkout of its own, to run commands in as a user would."""
 
-    def __init__(self, path: Path, cache: Path):
+    def __init__(self, path: Path, cache: Path, warm: Path | None = None):
+        """`warm`: a folder with programs that start within a moment, see tests/warm.py."""
         self.path = path
+        self.warm = warm
+        folders = [*([warm] if warm else []), Path(sys.executable).parent, os.environ["PATH"]]
         self.env = {
             **{
                 name: value
                 for name, value in os.environ.items()
                 if not name.startswith(("RAVDESS_", "DVC_", "GIT_"))
             },
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(map(str, folders)),
             "OMP_NUM_THREADS": "1",  # as in `make demo`; the last digits depend on it
             "XDG_CACHE_HOME": str(cache / "user"),
             **{
@@ -118,13 +123,13 @@ class Project:
 
     def stage(self, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
         """Run one stage's script, whatever its exit code."""
-        return self.run(sys.executable, "-m", f"stages.{module}", *arguments, check=False, **env)
+        return self.run("python", "-m", f"stages.{module}", *arguments, check=False, **env)
 
     def command(
         self, module: str, *arguments: str | Path, **env: str
     ) -> subprocess.CompletedProcess:
         """Run one of `commands/`, whatever its exit code."""
-        return self.run(sys.executable, "-m", f"commands.{module}", *arguments, check=False, **env)
+        return self.run("python", "-m", f"commands.{module}", *arguments, check=False, **env)
 
 
 def make_project(path: Path, cache: Path) -> Project:
@@ -156,16 +161,46 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def warm(shared: Path) -> Path:
+    """A folder with `python` and `dvc` that start within a moment, see tests/warm.py."""
+    home = shared / "warm"
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            home.mkdir()
+            owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            # In a shell, which ends at once: the last process of the test run that needs it may be
+            # another than this one.
+            words = shlex.join([sys.executable, f"{ROOT}/tests/warm.py", str(home), str(owner)])
+            offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+            subprocess.run(
+                ["sh", "-c", f"{words} > {shlex.quote(str(home))}/log 2>&1 &"],
+                env={**os.environ, **offline, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C ends the test run, and so it
+                check=True,
+            )
+            while not (home / "bin" / "dvc").exists():
+                time.sleep(0.05)
+    return home / "bin"
+
+
+@pytest.fixture(scope="session")
+def done(shared: Path, warm: Path) -> Project:
     """A project with a shrunken demo: committed on `main`, and on `demo`, which is checked out, run
-    as a whole.
+    as a whole, each stage in a Python of its own.
 
     One for all processes of a test run: the first that wants it makes it, others wait. Nobody
     changes it; take a `clone`. All clones share its DVC cache, so what one has run, the next takes
     from there.
     """
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "done"
+    home = shared / "done"
     with FileLock(f"{home}.lock"):
         if not (home / "finished").exists():
             shutil.rmtree(home, ignore_errors=True)  # of a process that failed
@@ -178,7 +213,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
             project.run("git", "add", "--all")
             project.run("git", "commit", "--quiet", "--message", "The shrunken demo corpus")
             (home / "finished").touch()
-    return Project(home / "project", home)
+    return Project(home / "project", home, warm)
 
 
 def clone_of(done: Project, path: Path, branch: str = "demo") -> Project:
@@ -188,7 +223,7 @@ def clone_of(done: Project, path: Path, branch: str = "demo") -> Project:
     shutil.copy(done.path / ".dvc" / "config.local", path / ".dvc" / "config.local")
     (path / ".venv").mkdir()
     (path / ".venv" / "installed").touch()  # after requirements.txt
-    return Project(path, path.parent)
+    return Project(path, path.parent, done.warm)
 
 
 @pytest.fixture

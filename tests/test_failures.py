@@ -7,8 +7,7 @@ import subprocess
 
 import pytest
 import workplace
-from conftest import SHRUNK, Project, make_project
-from dvc.utils.hydra import apply_overrides
+from conftest import Project, clone_of
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.slow
@@ -46,15 +45,13 @@ def forget(project: Project, stage: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which the shrunken demo has come as far as the SVM."""
+def chain(done: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of the shrunken demo, as far as the SVM, for faults in a Python of its own."""
     path = tmp_path_factory.mktemp("chain")
-    (path / "project").mkdir()
-    project = make_project(path / "project", path)
-    apply_overrides(project.path / "params.yaml", list(SHRUNK))
-    project.run("dvc", "repro", "svm_train")
+    clone = clone_of(done, path / "project")
+    clone.run("dvc", "checkout", "--quiet", "--with-deps", "svm_train")
     (path / "sitecustomize.py").write_text(FAULT)
-    return project
+    return clone
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -70,10 +67,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_the_next_run_makes_up_for_a_fault(chain, stage, fault, line):
     before = state(chain)
     forget(chain, stage)
+    cold = Project(chain.path, chain.path.parent).env
     struck = subprocess.run(
         ["dvc", "repro", "--no-run-cache", "--single-item", stage],
         cwd=chain.path,
-        env={**chain.env, "PYTHONPATH": str(chain.path.parent), "FAULT": f"{stage} {fault}"},
+        env={**cold, "PYTHONPATH": str(chain.path.parent), "FAULT": f"{stage} {fault}"},
         capture_output=True,
         text=True,
         start_new_session=True,

@@ -9,7 +9,7 @@ import shutil
 import pandas as pd
 import pytest
 import workplace
-from conftest import ROOT, Project, clone_of, one_line
+from conftest import ROOT, clone_of, one_line
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
@@ -177,10 +177,11 @@ def test_a_second_clone_that_pulls_from_a_shared_cache_reruns_nothing(done, clon
 
 
 def test_a_stage_outside_the_project_is_one_line(tmp_path):
-    elsewhere, here = Project(tmp_path, tmp_path), {"PYTHONPATH": str(ROOT)}
-    one_line(elsewhere.stage("split", **here), "params.yaml", "no such file", "project's folder")
+    outside = workplace.outcome(tmp_path, "stages.split")
+    one_line(outside, "params.yaml", "no such file", "project's folder")
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    one_line(elsewhere.stage("split", **here), "data/raw", "no WAV files", "project's folder")
+    outside = workplace.outcome(tmp_path, "stages.split")
+    one_line(outside, "data/raw", "no WAV files", "project's folder")
 
 
 EDITS = {  # a file with a line more at its top, and the stages that this makes void

@@ -1,5 +1,6 @@
 """Folds fine-tuned side by side, each by a DVC of its own."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,49 +11,76 @@ import psutil
 import pytest
 import workplace
 from conftest import ROOT, one_line
+from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from commands import folds
 
 pytestmark = pytest.mark.slow  # whole stages
 
-COMMAND = [sys.executable, "-m", "commands.folds", "--at-a-time"]
-ENV = workplace.environment(RAVDESS_SAVE_SECONDS="0")
+# In the place of the fine-tuning, where it is the command that is looked at.
+STAGE = """
+import sys, time
+from pathlib import Path
+from ser.run import errors, signals
+
+@errors.one_line
+def main():
+    state = Path(f"state_{sys.argv[1]}")
+    if Path("mistake").exists():
+        raise errors.UserError("mask_time_length = 500")
+    print("goes on after" if state.exists() else "begins with", "step 1")
+    with signals.caught() as caught:
+        Path(f"begun_{sys.argv[1]}").touch()
+        while not caught:
+            time.sleep(0.05)
+    state.touch()
+    raise errors.Stopped("stopped after step 2", caught[0])
+
+main()
+"""
 
 
-def project(trained: Path, folder: Path, **changes: object) -> Path:
-    """A DVC project with two folds to fine-tune; what they depend on is there."""
-    workplace.again(trained, folder, folds=[0, 1], **changes)
+def project(folder: Path, warm: Path, module: str) -> Path:
+    """A DVC project with two folds to fine-tune in `folder`; what they depend on is there."""
     tuned = {
-        "cmd": "python -m stages.w2v_finetune ${item}",
-        "deps": ["data/features/clips.arrow", "data/folds.csv"],
+        "cmd": f"python -m {module} ${{item}}",
         "outs": ["data/w2v/fold_${item}", "data/models/w2v/fold_${item}"],
     }
     stages = {name: {"cmd": "true"} for name in folds.BEFORE}
     stages["w2v_finetune"] = {"foreach": [0, 1], "do": tuned}
     YAML().dump({"stages": stages}, folder / "dvc.yaml")
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True
-    )
+    subprocess.run([warm / "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
     return folder
 
 
-def run(folder: Path, at_a_time: str) -> subprocess.CompletedProcess:
+def pretended(folder: Path, warm: Path) -> Path:
+    """Such a project whose fine-tuning only waits."""
+    folder.mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    apply_overrides(folder / "params.yaml", ["folds=[0,1]"])
+    (folder / "w2v_finetune.py").write_text(STAGE)
+    return project(folder, warm, "w2v_finetune")
+
+
+def run(folder: Path, python: Path, at_a_time: str) -> subprocess.CompletedProcess:
     """Run the command, whatever its exit code."""
     return subprocess.run(
-        [*COMMAND, at_a_time], cwd=folder, env=ENV, capture_output=True, text=True, check=False
-    )
+        [python, "-m", "commands.folds", "--at-a-time", at_a_time],
+        cwd=folder, env=workplace.environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def test_what_comes_before_the_folds_are_stages():
     assert set(folds.BEFORE) <= YAML().load(ROOT / "dvc.yaml")["stages"].keys()
 
 
-def test_side_by_side_make_the_same_bytes(trained, tmp_path):
+def test_side_by_side_make_the_same_bytes(trained, warm, tmp_path):
     alone = workplace.again(trained, tmp_path / "alone")
     workplace.run(alone, "w2v_finetune 0", "w2v_finetune 1")
-    together = project(trained, tmp_path / "together")
-    done = run(together, "2")
+    together = workplace.again(trained, tmp_path / "together", folds=[0, 1])
+    project(together, warm, "stages.w2v_finetune")
+    done = run(together, warm / "python", "2")
     assert done.returncode == 0, done
     assert done.stdout.rindex("started") < done.stdout.index("up to date"), "at the same time"
     for made in ("data/w2v", "data/models/w2v"):
@@ -61,15 +89,15 @@ def test_side_by_side_make_the_same_bytes(trained, tmp_path):
     assert {"w2v_finetune@0", "w2v_finetune@1"} <= locked.keys()
 
 
-def test_a_signal_stops_all_and_the_next_run_goes_on(trained, tmp_path):
-    folder = project(trained, tmp_path / "stopped", epochs=2000)
-    began = time.time()
+def test_a_signal_stops_all_and_the_next_run_goes_on(warm, tmp_path):
+    folder = pretended(tmp_path / "stopped", warm)
     for number, resumed in ((signal.SIGTERM, False), (signal.SIGINT, True)):
         process = subprocess.Popen(
-            [*COMMAND, "2"], cwd=folder, env=ENV, stderr=subprocess.PIPE, text=True
-        )
-        states = (folder / ".checkpoints").glob
-        while sum(state.stat().st_mtime > began for state in states("*.pt")) < 2:
+            [sys.executable, "-m", "commands.folds", "--at-a-time", "2"],
+            cwd=folder, env=workplace.environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        begun = [folder / "begun_0", folder / "begun_1"]
+        while not all(file.exists() for file in begun):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         below = psutil.Process(process.pid).children(recursive=True)
@@ -79,16 +107,17 @@ def test_a_signal_stops_all_and_the_next_run_goes_on(trained, tmp_path):
         assert error.splitlines()[-1] == "folds: stopped; the same command goes on from there"
         assert not psutil.wait_procs(below, timeout=0)[1]
         for fold in (0, 1):
+            begun[fold].unlink()
             log = (folder / f"runs/folds/fold_{fold}.log").read_text()
             assert "w2v_finetune: stopped after step" in log
             assert ("goes on after step" in log) == resumed
-        began = time.time()
     assert not (folder / "data/w2v").exists()
 
 
-def test_a_fold_that_fails_is_one_line(trained, tmp_path):
-    folder = project(trained, tmp_path / "failed", mask_time_length=500)
-    failed = run(folder, "1")
+def test_a_fold_that_fails_is_one_line(warm, tmp_path):
+    folder = pretended(tmp_path / "failed", warm)
+    (folder / "mistake").touch()
+    failed = run(folder, warm / "python", "1")
     one_line(failed, "folds: fold 0: w2v_finetune: mask_time_length = 500", "fold_0.log")
     assert "fold 1" not in failed.stdout  # not started any more
-    one_line(run(folder, "0"), "--at-a-time = 0: expected at least 1")
+    one_line(run(folder, warm / "python", "0"), "--at-a-time = 0: expected at least 1")

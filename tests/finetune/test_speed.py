@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -12,10 +13,12 @@ from tiny_models import write_checkpoint
 pytestmark = pytest.mark.slow
 
 
-def benchmark(name: str, *options: object, **env: str) -> subprocess.CompletedProcess:
+def benchmark(
+    python: str | Path, name: str, *options: object, **env: str
+) -> subprocess.CompletedProcess:
     """Run a benchmark, whatever its exit code."""
     return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *map(str, options)],
+        [python, "-m", f"benchmarks.{name}", *map(str, options)],
         cwd=ROOT,
         env={**os.environ, **env},
         capture_output=True,
@@ -33,14 +36,15 @@ def check(done: subprocess.CompletedProcess) -> None:
     assert "of the matrix rate" in done.stdout
 
 
-def test_in_small_without_a_gpu(tmp_path):
+def test_in_small_without_a_gpu(warm, tmp_path):
     config = write_checkpoint(tmp_path / "tiny")
-    check(benchmark("train", "--config", config, "--clips", 40, CUDA_VISIBLE_DEVICES=""))
+    options = ("--config", config, "--clips", 40)
+    check(benchmark(warm / "python", "train", *options, CUDA_VISIBLE_DEVICES=""))
 
 
 @pytest.mark.gpu
 def test_in_small_on_a_gpu():
-    done = benchmark("gpu", "--folds", 2, "--epochs", 1, "--clips", 192)
+    done = benchmark(sys.executable, "gpu", "--folds", 2, "--epochs", 1, "--clips", 192)
     check(done)
     assert not done.stdout.startswith("CPU")
     assert done.stdout.count("GiB on the GPU") == 3

@@ -134,7 +134,7 @@ def test_the_same_bytes_again_and_the_licence_of_ravdess(results, tmp_path):
     assert "forbids passing it on commercially" in " ".join(text.split())
 
 
-def test_one_model_alone_will_do_and_mistakes_are_one_line(results, tmp_path):
+def test_one_model_alone_will_do_and_mistakes_are_one_line(results, warm, tmp_path):
     ignored = shutil.ignore_patterns("probe", "report")
     folder = Path(shutil.copytree(results, tmp_path / "one", ignore=ignored))
     page = Parsed(write(folder, "--no-audio").read_text())
@@ -142,7 +142,7 @@ def test_one_model_alone_will_do_and_mistakes_are_one_line(results, tmp_path):
     assert [model["name"] for model in page.data["models"]] == ["svm"]
     assert len(page.data["clips"]["clip"]) == 96
 
-    project, here = Project(folder, tmp_path), {"PYTHONPATH": str(ROOT)}
+    project, here = Project(folder, tmp_path, warm), {"PYTHONPATH": str(ROOT)}
     (folder / "data/audio/03-01-05-01-01-01-12.wav").write_bytes(b"")
     one_line(project.stage("report", **here), "data/audio/03-01-05", "not a WAV file")
     table = folder / "data/predictions/svm/predictions.csv"

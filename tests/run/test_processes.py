@@ -31,17 +31,17 @@ def configure(folder: Path, **changes: object) -> dict[str, str]:
     return workplace.environment(HF_HOME=str(folder / "hf"), RAVDESS_SAVE_SECONDS="0")
 
 
-def run(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
-    """Run the stage, whatever its exit code."""
-    command = [sys.executable, "-m", "stages.w2v_finetune", "0"]
+def run(warm: Path, folder: Path) -> subprocess.CompletedProcess:
+    """Run the stage in two processes, whatever its exit code."""
+    command, env = [warm / "python", "-m", "stages.w2v_finetune", "0"], configure(folder)
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-def test_two_processes_equal_one(trained, tmp_path):
+def test_two_processes_equal_one(trained, warm, tmp_path):
     """What is random stays the same, and the probe that the head starts from."""
     changes = {"head": "layers", "head_dropout": 0.2, "label_smoothing": 0.1}
     one, two = (workplace.again(trained, tmp_path / name, **changes) for name in ("one", "two"))
-    done = run(two, configure(two))
+    done = run(warm, two)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("fold 0:") == 1  # one process speaks
     workplace.run(one, "w2v_finetune 0")
@@ -51,9 +51,9 @@ def test_two_processes_equal_one(trained, tmp_path):
         )
 
 
-def test_a_mistake_of_all_processes_is_one_line(trained, tmp_path):
+def test_a_mistake_of_all_processes_is_one_line(trained, warm, tmp_path):
     folder = workplace.again(trained, tmp_path / "mistake", mask_time_length=500)
-    one_line(run(folder, configure(folder)), "w2v_finetune: mask_time_length = 500")
+    one_line(run(warm, folder), "w2v_finetune: mask_time_length = 500")
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,34 @@ def test_what_accelerate_config_cannot_ask_for(tmp_path, monkeypatch, changes, m
         processes.launch("stages.w2v_finetune", "0", most=8)
 
 
-@pytest.mark.parametrize(
-    ("target", "number", "words"),
-    [
-        ("terminal", signal.SIGINT, ["w2v_finetune: stopped after step", "exited with"]),
-        ("dvc", signal.SIGKILL, ["w2v_finetune: stopped after step"]),
-        ("launcher", signal.SIGKILL, []),
-    ],
-)
-def test_no_process_outlives_a_signal(trained, tmp_path, target, number, words):
-    folder = workplace.again(trained, tmp_path / "stopped", epochs=2000)
-    stage = {"cmd": "python -m stages.w2v_finetune 0", "outs": ["data/w2v/fold_0"]}
+# A stage like the fine-tuning, in its ways with processes and signals.
+STAGE = """
+import os, signal, sys, time
+from pathlib import Path
+from ser.run import errors, processes, signals
+
+@errors.one_line
+def main():
+    code = processes.launch("w2v_finetune", most=2)
+    if code is not None:
+        sys.exit(code)
+    with signals.caught() as caught:
+        Path(".checkpoints", os.environ["LOCAL_RANK"]).touch()
+        while not caught and not processes.orphaned():
+            time.sleep(0.1)
+    raise errors.Stopped("stopped after step 1", next(iter(caught), signal.SIGTERM))
+
+main()
+"""
+
+
+def start(folder: Path, module: str) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """DVC with a stage of two processes, which have begun; and all processes below DVC's."""
+    stage = {"cmd": f"python -m {module} 0", "outs": ["data/w2v/fold_0"]}
     YAML().dump({"stages": {"w2v_finetune": stage}}, folder / "dvc.yaml")
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    (folder / ".checkpoints").mkdir()
     process = subprocess.Popen(
         [*dvc, "repro", "--single-item", "w2v_finetune"],
         cwd=folder,
@@ -93,20 +107,50 @@ def test_no_process_outlives_a_signal(trained, tmp_path, target, number, words):
         text=True,
         start_new_session=True,
     )
-    while not (states := list((folder / ".checkpoints").glob("*.pt"))):
+    of_both = 1 if module.startswith("stages.") else 2  # files that say that the work has begun
+    while len(list((folder / ".checkpoints").glob("[!.]*"))) < of_both:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    below = psutil.Process(process.pid).children(recursive=True)
-    launcher, *workers = [one for one in below if "stages.w2v_finetune" in one.cmdline()]
-    assert len(workers) == 2
-    if target == "terminal":
-        os.killpg(process.pid, number)
-    else:
-        {"dvc": process, "launcher": launcher}[target].send_signal(number)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def test_no_process_outlives_ctrl_c_and_the_state_is_saved(trained, tmp_path):
+    folder = workplace.again(trained, tmp_path / "stopped", epochs=2000)
+    process, below = start(folder, "stages.w2v_finetune")
+    os.killpg(process.pid, signal.SIGINT)
     assert not psutil.wait_procs(below, timeout=100)[1]
     error = process.communicate()[1]
     lines = [line for line in error.splitlines() if line.startswith(("w2v_finetune: ", "ERROR: "))]
-    assert len(lines) >= len(words), error
-    assert all(word in line for word, line in zip(words, lines, strict=False)), lines
-    assert torch.load(states[0], weights_only=True)["done"] > 0
+    assert len(lines) == 2, error
+    assert "w2v_finetune: stopped after step" in lines[0] and "exited with" in lines[1]
+    (state,) = (folder / ".checkpoints").glob("*.pt")
+    assert torch.load(state, weights_only=True)["done"] > 0
+    assert not (folder / "data/w2v").exists()
+
+
+@pytest.mark.parametrize("killed", ["dvc", "launcher"])
+def test_no_process_outlives_dvc_or_the_launcher(tmp_path, killed):
+    (tmp_path / "w2v_finetune.py").write_text(STAGE)
+    process, below = start(tmp_path, "w2v_finetune")
+    launcher, *workers = [one for one in below if "w2v_finetune" in one.cmdline()]
+    assert len(workers) == 2
+    {"dvc": process, "launcher": launcher}[killed].kill()
+    assert not psutil.wait_procs(below, timeout=100)[1]
+    error = process.communicate()[1]
+    assert killed == "launcher" or "\nw2v_finetune: stopped after step" in f"\n{error}", error
+
+
+def test_a_training_that_nobody_waits_for_stops_with_its_state_saved(
+    trained, tmp_path, monkeypatch
+):
+    folder = workplace.again(trained, tmp_path / "orphaned")
+    gone = subprocess.Popen(["true"])
+    monkeypatch.setattr(processes, "WAITING", [psutil.Process(gone.pid)])
+    monkeypatch.setenv("DVC_STAGE", "w2v_finetune@0")
+    gone.wait()
+    stopped = workplace.outcome(folder, "stages.w2v_finetune", "0")
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "w2v_finetune: stopped after step" in stopped.stderr
+    (state,) = (folder / ".checkpoints").glob("*.pt")
+    assert torch.load(state, weights_only=True)["done"] > 0
     assert not (folder / "data/w2v").exists()

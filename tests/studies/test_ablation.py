@@ -1,7 +1,6 @@
 """The study of what each part of MFCC + SVM is worth: its table, and what it refuses."""
 
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,7 @@ def test_ablation_runs_what_is_missing_and_prints_the_table(clone):
     """On the demo corpus: a variant is run once, and again from git."""
 
     def ablation(*names: str) -> subprocess.CompletedProcess:
-        return clone.run(sys.executable, "-m", "studies.ablation", *names, check=False)
+        return clone.run("python", "-m", "studies.ablation", *names, check=False)
 
     one_line(ablation("no-trimm"), "no-trimm", "no-trim,")
     first = ablation("no-cov")
