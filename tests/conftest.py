@@ -45,8 +45,10 @@ settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine has not: the genuine corpus, a browser, a CUDA device. The longest
-    test comes first: at the end the other processes would wait for it."""
+    """Skip what this machine has not: the genuine corpus, a browser, a CUDA device. All that wait
+    for the demo come first, in one process, while the others have something else to do; and the
+    longest of them at the start."""
+    items.sort(key=lambda item: "done" not in getattr(item, "fixturenames", ()))
     items.sort(key=lambda item: item.name != "test_readme_commands")
     marked = {
         name: [item for item in items if item.get_closest_marker(name)]

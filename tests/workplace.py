@@ -86,6 +86,7 @@ def environment(**extra: str) -> dict[str, str]:
     """Variables for stages run as processes of their own."""
     return {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "HF_HOME": "/nowhere",
