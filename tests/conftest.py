@@ -134,7 +134,7 @@ class Project:
         return self.run("python", "-m", f"commands.{module}", *arguments, check=False, **env)
 
 
-def make_project(path: Path, cache: Path) -> Project:
+def make_project(path: Path, cache: Path, warm: Path | None = None) -> Project:
     """A new repository in `path` with the files of this checkout that git does not ignore, as they
     are now, and a DVC cache in `cache`."""
     listed = subprocess.run(
@@ -148,7 +148,7 @@ def make_project(path: Path, cache: Path) -> Project:
         if (ROOT / name).is_file():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, path / name)
-    project = Project(path, cache)
+    project = Project(path, cache, warm)
     project.run("git", "init", "--quiet", "--initial-branch", "main")
     (path / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache / 'dvc'}\n")
     project.run("git", "add", "--all")
@@ -157,9 +157,9 @@ def make_project(path: Path, cache: Path) -> Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(warm: Path, tmp_path: Path) -> Project:
     """A fresh project in which nothing has run."""
-    return make_project(tmp_path / "project", tmp_path)
+    return make_project(tmp_path / "project", tmp_path, warm)
 
 
 @pytest.fixture(scope="session")
