@@ -95,8 +95,8 @@ def test_a_killed_workers_trial_is_run_again(kind, request, monkeypatch):
         monkeypatch.setenv("SEARCH_STORAGE", request.getfixturevalue("postgresql"))
     shutil.copy(ROOT / "search.yaml", "search.yaml")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    # All at once, so that they meet over the empty database.
-    workers = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER]) for _ in range(3)]
+    # Both at once, so that they meet over the empty database.
+    workers = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER]) for _ in range(2)]
     try:
         while not (Path("first").exists() and Path("first").read_text()):
             assert all(worker.poll() is None for worker in workers)
