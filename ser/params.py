@@ -167,6 +167,13 @@ class Finetuning(Section):
     precision: Literal["auto", "fp32", "bf16"]
     seed: Seed
 
+    @field_validator("revision", mode="before")
+    @classmethod
+    def not_a_number(cls, revision: object) -> object:
+        if isinstance(revision, int | float):
+            raise ValueError("""YAML takes it for a number; quote it: -S "revision='…'\"""")
+        return revision
+
     @field_validator("speeds")
     @classmethod
     def clip_as_it_is(cls, speeds: list[float]) -> list[float]:

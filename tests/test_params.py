@@ -45,6 +45,8 @@ def test_the_float_that_dvc_writes_back_is_a_number(tmp_path):
         (r"scheme: six", "scheme: [[1, 25], [2]]", ["split.scheme", "25", "24"]),
         (r"^corpus: \S+", "corpus: iemocap", ["corpus = 'iemocap'", "'ravdess' or 'demo'"]),
         (r"^epochs: \S+", "epochs: 1.5", ["epochs = 1.5", "integer"]),
+        (r"^revision: \S+", "revision: 123e456", ["revision = inf", """-S "revision='…'\""""]),
+        (r"^revision: \S+", "revision: 0012", ["revision = 12", "quote it"]),
         (r"^corpus: \S+", "corpus: [", ["not YAML"]),
         (r"^  svm: MFCC", "  Svm: MFCC", ["models.Svm", "pattern"]),
         (r"^  svm: MFCC.*", "  svm: ''", ["models.svm", "at least 1"]),
