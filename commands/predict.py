@@ -40,7 +40,11 @@ Function = Callable[[np.ndarray, str], np.ndarray]
 def warn(folder: Path, corpus: str | None) -> None:
     """Say that a model was trained on the synthetic corpus, if it was."""
     if corpus == "demo":
-        print(f"predict: {folder}: trained on the {TITLES[corpus]}", file=sys.stderr)
+        print(
+            f"predict: {errors.as_line(str(folder))}: trained on the {TITLES[corpus]}: what it "
+            "answers says nothing about human speech",
+            file=sys.stderr,
+        )
 
 
 def fine_tuned(folders: list[Path]) -> Function:

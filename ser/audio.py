@@ -22,10 +22,10 @@ SAMPLE_RATE = 16_000  # Hz: what wav2vec 2.0 was trained on
 # and lists of files, which would have it open what they name.
 FORMATS = (
     "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "avr", "caf", "dsf", "dss", "dts",
-    "dtshd", "dv", "eac3", "flac", "flv", "gsm", "gxf", "iff", "ilbc", "ircam", "loas", "matroska",
-    "mlp", "mmf", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nistsphere", "nsp", "nut",
-    "ogg", "oma", "paf", "pvf", "qcp", "qoa", "rka", "rm", "sbc", "shn", "sox", "tak", "truehd",
-    "tta", "voc", "vqf", "w64", "wav", "wsd", "wtv", "wv", "xwma",
+    "dtshd", "dv", "eac3", "epaf", "flac", "flv", "gsm", "gxf", "iff", "ilbc", "ircam", "loas",
+    "matroska", "mlp", "mmf", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nistsphere",
+    "nsp", "nut", "ogg", "oma", "pvf", "qcp", "qoa", "rka", "rm", "sbc", "shn", "sox", "tak",
+    "truehd", "tta", "voc", "vqf", "w64", "wav", "wsd", "wtv", "wv", "xwma",
 )  # fmt: skip
 
 # Of these FFmpeg takes the duration from the size of what is there, or from the bit rate.
@@ -39,7 +39,8 @@ WAV_BYTES = "32768"
 IN_MEMORY = 2**29  # bytes of a pipe, at most
 UNKNOWN = 2**31 - 2**16  # bytes: what programs that write to a pipe put into a header, or more
 
-PADDING = 0.3  # seconds that an encoder may add at both ends, and a decoder takes off
+PADDING = 0.08  # seconds that an encoder may add at the end, and a decoder takes off
+MP3_DELAY = 1105  # samples that its encoders add at the start
 SHORTEST = 100  # ms: the ten frames that the MFCCs' DCT over time needs; encoders need less
 EDGE = 256  # samples in which the resampler may ring
 SILENCE = 8  # steps of 16 bits from the lowest to the highest sample: dither, and no more
@@ -290,7 +291,7 @@ def whole(
         if mark < 0 or not head[mark + 7] & 1:
             return None
         frames = int.from_bytes(head[mark + 8 : mark + 12])
-        return Fraction(frames * stream.frame_size, stream.sample_rate)
+        return Fraction(frames * stream.frame_size - MP3_DELAY, stream.sample_rate)
     if name in ESTIMATED:
         return None
     if stream.duration:
