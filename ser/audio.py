@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -105,7 +105,7 @@ def decode(
             container = stack.enter_context(
                 av.open(file, "r", options=options, metadata_errors="replace")
             )
-            stream = container.streams.best("audio")
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
             if stream is None:
                 raise UserError(f"{source}: no audio stream in this file")
             tracks = container.streams.audio
@@ -240,7 +240,7 @@ def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray
         ]
         if blocks:
             values = np.concatenate(blocks)
-            yield values if form == "s16" else values * np.float32(2**15)
+            yield values if form == "s16" else values.astype(np.float32) * 2**15
 
 
 def mono(values: np.ndarray, source: str, notes: list[str]) -> np.ndarray:
@@ -294,7 +294,7 @@ def whole(
         return Fraction(frames * stream.frame_size - MP3_DELAY, stream.sample_rate)
     if name in ESTIMATED:
         return None
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
     if container.duration and len(container.streams) == 1:
         return Fraction(container.duration, av.time_base)
@@ -314,9 +314,9 @@ def damage(tally: Tally, expected: Fraction | None) -> list[str]:
     Args:
         expected: seconds of the whole recording, if they are known.
     """
-    seconds = float(tally.seconds)
-    if expected and expected - seconds > min(PADDING, expected / 5):
-        return [f"cut off or damaged: {seconds:.2f} s of {float(expected):.2f} s could be read"]
+    seconds, there = float(tally.seconds), float(expected or 0)
+    if there - seconds > min(PADDING, there / 5):
+        return [f"cut off or damaged: {seconds:.2f} s of {there:.2f} s could be read"]
     if tally.bad:
         return [
             f"cut off or damaged: {tally.bad} of {tally.packets} packets could not be read; "
