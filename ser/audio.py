@@ -223,7 +223,7 @@ def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray
     """Samples at `rate` Hz, in steps of 16 bits, shape (n, channels), for each run of frames of the
     same rate, channels and format, which may change midway.
 
-    Those of integers are int16; those of floats are float32 and go beyond, if the frames do.
+    Those of integers are int16; those of floats are float64 and go beyond, if the frames do.
     """
 
     def kind(frame: av.AudioFrame) -> tuple[str, str, int]:
@@ -240,7 +240,10 @@ def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray
         ]
         if blocks:
             values = np.concatenate(blocks)
-            yield values if form == "s16" else values.astype(np.float32) * 2**15
+            if form == "flt":
+                with np.errstate(invalid="ignore"):  # a signalling NaN: `mono` refuses it
+                    values = values.astype(np.float64) * 2**15
+            yield values
 
 
 def mono(values: np.ndarray, source: str, notes: list[str]) -> np.ndarray:

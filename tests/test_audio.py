@@ -114,6 +114,7 @@ UNHEARD = {
     "99 ms": (HALF[:4790], "too short: 99 ms; expected 100 ms at least"),
     "NaN": (np.where(HALF == 0.5, np.nan, HALF), "samples that are not numbers"),
     "infinity": (np.where(HALF == 0.5, -np.inf, HALF), "samples that are not numbers"),
+    "huge": (np.where(HALF % 0.1 > 0.05, 3e38, HALF), "(not numbers|expected -1 to 1)"),
     "int16 range": (tone().astype(float), r"samples up to 819\d; expected -1 to 1"),
     "four channels": (np.stack([tone() / 100] * 4, 1), "expected -1 to 1"),
 }
