@@ -24,8 +24,8 @@ report: $(VENV)  ## the page report/index.html, of the models that have run; ARG
 	@python -m stages.report $(ARGS)
 
 experiments: $(VENV)  ## the experiments on this commit: each model's accuracy, and which parameters differ
-	@dvc exp show --only-changed --hide-workspace \
-	  --drop 'Created|data/|.*(_low|_high|macro_f1|ece|uar|mean|csv|txt)'
+	@dvc exp show --md --only-changed --hide-workspace \
+	  --drop 'Created|(data|ser|stages|configs|results)|.*(_low|_high|macro_f1|ece|uar|mean|csv|txt)'
 
 test: $(DEV)  ## all tests, offline; WORKERS=8: on eight processes instead of two
 	@$(PYTEST)

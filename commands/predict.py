@@ -3,7 +3,8 @@
     python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json]
 
 CLIP is a path, or `-` for standard input. A file that has no answer is named on stderr and the rest
-goes on; the exit code is then 1. Files are answered on all cores, or on a Dask cluster (see
+goes on; the exit code is then 1. A file of which something could not be read is answered, and named
+on stderr with what is lost. Files are answered on all cores, or on a Dask cluster (see
 docs/scaling.md), in the order of their names, and forgotten at once: thousands take no more memory
 than a few. A model brings all that it needs, so that its folder can be taken anywhere.
 
@@ -25,7 +26,7 @@ from scipy.special import softmax
 
 from ser import audio, mfcc, params
 from ser.classifier import model as classifier
-from ser.corpus import EMOTIONS
+from ser.corpus import EMOTIONS, TITLES
 from ser.run import errors, parallel
 
 # Seconds: the models know utterances of some seconds, and attention's memory grows with the square.
@@ -34,6 +35,16 @@ LONGEST = 60
 # Maps float32 samples in [-1, 1], shape (n,), 16 kHz, and the clip's name for messages to
 # probabilities of EMOTIONS, shape (8,), or to a clip's features.
 Function = Callable[[np.ndarray, str], np.ndarray]
+
+
+def warn(folder: Path, corpus: str | None) -> None:
+    """Say that a model was trained on the synthetic corpus, if it was."""
+    if corpus == "demo":
+        print(
+            f"predict: {errors.as_line(str(folder))}: trained on the {TITLES[corpus]}: what it "
+            "answers says nothing about human speech",
+            file=sys.stderr,
+        )
 
 
 def fine_tuned(folders: list[Path]) -> Function:
@@ -47,6 +58,7 @@ def fine_tuned(folders: list[Path]) -> Function:
     torch.set_num_threads(1)  # every core has a clip of its own
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [trained.load(folder).to(device) for folder in folders]
+    warn(folders[0], getattr(models[0].model.config, "corpus", None))
 
     @torch.inference_mode()
     def probabilities(model: trained.Encoder, samples: np.ndarray, clip: str) -> np.ndarray:
@@ -104,6 +116,8 @@ def on_features(folder: Path) -> Function:
             f"{folder / classifier.SETTINGS}: of another version of the project ({min(unknown)})"
         )
 
+    warn(folder, model.settings.corpus)
+
     def probabilities(samples: np.ndarray, clip: str) -> np.ndarray:
         # float32, as the table that it was trained on
         row = pd.DataFrame([extract(samples, clip)], columns=names, dtype=np.float32)
@@ -129,12 +143,13 @@ def load(name: str) -> Function:
     raise errors.UserError(f"{name}: no model there, nor in {stored}, where `dvc repro` puts it")
 
 
-def decode(clip: str) -> np.ndarray | errors.UserError:
-    """Decode a clip: int16 samples, shape (n,), 16 kHz; or the reason why there are none."""
+def decode(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
+    """Decode a clip: int16 samples, shape (n,), 16 kHz, or the reason why there are none; and what
+    should be known of them."""
     try:
         return audio.decode(clip, limit=LONGEST)
     except errors.UserError as error:
-        return error
+        return error, []
 
 
 def answer(
@@ -145,7 +160,7 @@ def answer(
     Args:
         model: of `load`.
         clip: name for messages.
-        samples: of `decode`.
+        samples: what `decode` has first.
     """
     if isinstance(samples, errors.UserError):
         return samples
@@ -178,17 +193,20 @@ def main() -> None:
 
     # Standard input is read here: no other process has it.
     piped = {clip: decode(clip) for clip in {"-"} & {*options.clips}}
-    answers = parallel.streamed(
-        lambda clip: answer(model, clip, piped[clip] if clip in piped else decode(clip)),
-        options.clips,
-        None,
-    )
 
-    width = max(len(clip) for clip in options.clips)
+    def hear(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
+        samples, notes = piped[clip] if clip in piped else decode(clip)
+        return answer(model, clip, samples), notes
+
+    answers = parallel.streamed(hear, options.clips, None)
+
+    width = max(len(errors.as_line(clip)) for clip in options.clips)
     if not options.json:
         print("clip".ljust(width), "predicted".ljust(9), *(f"{emotion:>9}" for emotion in EMOTIONS))
     failed = False
-    for clip, probabilities in zip(options.clips, answers, strict=True):
+    for clip, (probabilities, notes) in zip(options.clips, answers, strict=True):
+        for note in notes:
+            print(f"predict: {errors.as_line(clip)}: {note}", file=sys.stderr, flush=True)
         if isinstance(probabilities, errors.UserError):
             failed = True
             print(f"predict: {probabilities}", file=sys.stderr, flush=True)
@@ -199,7 +217,7 @@ def main() -> None:
             print(json.dumps({"clip": clip, "predicted": predicted, "probabilities": by_emotion}))
         else:
             columns = [f"{probability:9.3f}" for probability in probabilities]
-            print(clip.ljust(width), predicted.ljust(9), *columns)
+            print(errors.as_line(clip).ljust(width), predicted.ljust(9), *columns)
         sys.stdout.flush()
     sys.exit(1 if failed else 0)
 

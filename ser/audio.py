@@ -2,11 +2,13 @@
 
 import contextlib
 import io
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 import numpy as np
@@ -19,25 +21,58 @@ SAMPLE_RATE = 16_000  # Hz: what wav2vec 2.0 was trained on
 # FFmpeg's demuxers that may be used: those of recordings of sound and video. Not those of playlists
 # and lists of files, which would have it open what they name.
 FORMATS = (
-    "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "eac3", "flac", "flv",
-    "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "nistsphere", "nut", "ogg", "rm",
-    "sox", "tak", "tta", "voc", "w64", "wav", "wv",
+    "aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "avr", "caf", "dsf", "dss", "dts",
+    "dtshd", "dv", "eac3", "epaf", "flac", "flv", "gsm", "gxf", "iff", "ilbc", "ircam", "loas",
+    "matroska", "mlp", "mmf", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nistsphere",
+    "nsp", "nut", "ogg", "oma", "pvf", "qcp", "qoa", "rka", "rm", "sbc", "shn", "sox", "tak",
+    "truehd", "tta", "voc", "vqf", "w64", "wav", "wsd", "wtv", "wv", "xwma",
 )  # fmt: skip
+
+# Of these FFmpeg takes the duration from the size of what is there, or from the bit rate.
+ESTIMATED = {"aac", "ac3", "amr", "dts", "eac3", "loas", "mpeg", "mpegts", "truehd", "wav"}
 
 # Bytes of a WAV file that FFmpeg reads at a time, and that it searches for DTS or AC-3 passed off
 # as PCM. Its own choices, 4096 samples and 5 MB, would take longer than all else
 # (benchmarks/resample.py).
 WAV_BYTES = "32768"
 
+IN_MEMORY = 2**29  # bytes of a pipe, at most
+UNKNOWN = 2**31 - 2**16  # bytes: what programs that write to a pipe put into a header, or more
 
-def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None) -> np.ndarray:
-    """Decode the first audio stream of a file, down-mixed to mono, resampled, its mean taken off.
+PADDING = 0.08  # seconds that an encoder may add at the end, and a decoder takes off
+MP3_DELAY = 1105  # samples that its encoders add at the start
+SHORTEST = 100  # ms: the ten frames that the MFCCs' DCT over time needs; encoders need less
+EDGE = 256  # samples in which the resampler may ring
+SILENCE = 8  # steps of 16 bits from the lowest to the highest sample: dither, and no more
+BEYOND = 4  # full scale: no decoder overshoots as far
 
-    The offset that cheap sound cards and phones add is not heard, but hides what is quiet from the
-    features. Channels are averaged here, since FFmpeg's own down-mix makes two identical ones
-    louder in some formats. The FFmpeg inside the pinned PyAV wheel does the rest: the samples are
-    the same on every machine, which a system's ffmpeg does not promise. It gets an open file, so
-    that no name is taken for an address, and knows no format but `FORMATS`.
+
+@dataclass
+class Tally:
+    """What has been read of a recording.
+
+    Attributes:
+        seconds: decoded; a sum of floats would pass a limit that it keeps.
+        packets: met.
+        bad: those that cannot be decoded, or end early.
+    """
+
+    seconds: Fraction = Fraction(0)
+    packets: int = 0
+    bad: int = 0
+
+
+def decode(
+    source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Decode the audio of a file, down-mixed to mono, resampled, its mean taken off.
+
+    Of several audio streams FFmpeg's choice is taken: the default one. What cannot be decoded is
+    left out. The offset that cheap sound cards and phones add is not heard, but hides what is quiet
+    from the features. Channels are averaged here, since FFmpeg's own down-mix makes two identical
+    ones louder in some formats. The FFmpeg inside the pinned PyAV wheel does the rest: the samples
+    are the same on every machine, which a system's ffmpeg does not promise. It gets an open file,
+    so that no name is taken for an address, and knows no format but `FORMATS`.
 
     Args:
         source: path of an audio or video file, or `-` for standard input.
@@ -46,61 +81,251 @@ def decode(source: str | Path, rate: int = SAMPLE_RATE, limit: float | None = No
             hours of silence takes no memory; None: there is no limit.
 
     Returns:
-        int16 samples, shape (n,).
+        int16 samples, shape (n,); a line for each thing that whoever hears of them should know,
+        such as how much of the file could not be read.
 
     Raises:
         UserError: the file cannot be opened, is empty, is longer than `limit`, has no audio stream,
-            or is nothing FFmpeg can decode.
+            or is nothing FFmpeg can decode; or what it holds is silence, shorter than `SHORTEST`,
+            not finite or far beyond full scale.
     """
+    notes: list[str] = []
+    tally = Tally()
     try:
         with contextlib.ExitStack() as stack:
-            file = cast("io.BufferedReader", sys.stdin.buffer)
             if source != "-":
-                file = stack.enter_context(Path(source).open("rb"))
+                file = Content(stack.enter_context(Path(source).open("rb")), source)
+            elif sys.stdin is None:
+                raise UserError("-: standard input is closed")
+            else:
+                file = Content(sys.stdin.buffer, source)
             options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
-            if file.peek(12)[8:12] == b"WAVE":
+            if file.head(12)[8:] == b"WAVE":
                 options |= {"max_size": WAV_BYTES, "probesize": WAV_BYTES}
-            opened = av.open(file, "r", options=options, metadata_errors="replace")
-            container = stack.enter_context(opened)
-            if not container.streams.audio:
+            container = stack.enter_context(
+                av.open(file, "r", options=options, metadata_errors="replace")
+            )
+            stream = cast("av.AudioStream | None", container.streams.best("audio"))
+            if stream is None:
                 raise UserError(f"{source}: no audio stream in this file")
-            blocks = [
-                # Packed: PyAV crashes on planes of eight or more channels.
-                block.to_ndarray().reshape(-1, block.layout.nb_channels).mean(axis=1)
-                for block in resampled(container, source, rate, limit)
-            ]
-    except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes midway
-        reason = getattr(error, "strerror", None) or error
+            tracks = container.streams.audio
+            if len(tracks) > 1:
+                notes.append(
+                    f"has {len(tracks)} audio tracks; number {tracks.index(stream) + 1} is used"
+                )
+            frames = decoded(container, stream, tally, source, limit)
+            parts = [mono(run, str(source), notes) for run in resampled(frames, rate)]
+            tally.bad += container.format.name == "ogg" and is_cut(file)
+            notes += damage(tally, whole(container, stream, file, tally.seconds))
+    except av.FFmpegError as error:
+        reason = error.strerror
         if isinstance(error, av.ArgumentError):  # what a format that is not in the list gives
-            reason = "a playlist, or another kind of file that is no recording"
+            reason = "damaged, or of a format that holds no recording, such as lists of files"
         raise UserError(f"{source}: not an audio file that FFmpeg can read ({reason})") from None
     except OSError as error:
         raise UserError(f"{source}: {error.strerror}") from None
-    samples = np.concatenate(blocks) if blocks else np.empty(0)
-    if not len(samples):
-        raise UserError(f"{source}: holds no audio")
-    return np.rint(samples - samples.mean()).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    samples = np.concatenate(parts) if parts else np.empty(0)
+    if not tally.seconds:
+        broken = f": none of its {tally.packets} packets can be decoded" if tally.bad else ""
+        raise UserError(f"{source}: holds no audio{broken}")
+    if (length := int(1000 * tally.seconds)) < SHORTEST:
+        raise UserError(f"{source}: too short: {length} ms; expected {SHORTEST} ms at least")
+    if np.ptp(samples[EDGE:-EDGE]) < SILENCE:
+        raise UserError(f"{source}: holds nothing but silence")
+    centred = np.rint(samples - samples.mean()).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    return centred, list(dict.fromkeys(notes))
 
 
-def resampled(
-    container: av.container.InputContainer, source: str | Path, rate: int, limit: float | None
+class Content:
+    """A file for FFmpeg, from behind the ID3 tags that other programs put before any format, and
+    that it expects before few.
+
+    A pipe is read into memory, since the index of an MP4 may stand last. Where damage leads FFmpeg
+    to a place that there is not, `seek` answers with a number as FFmpeg's own files do; an
+    exception would end the reading.
+    """
+
+    def __init__(self, file: BinaryIO, source: str | Path):
+        """Wrap `file`, which messages call `source`.
+
+        Raises:
+            UserError: a pipe holds more than `IN_MEMORY`.
+        """
+        if not file.seekable():
+            content = file.read(IN_MEMORY + 1)
+            if len(content) > IN_MEMORY:
+                raise UserError(f"{source}: a pipe with more than {IN_MEMORY >> 20} MiB")
+            file = io.BytesIO(content)
+        self.file, self.start = file, 0
+        while len(tag := self.head(10)) == 10 and tag.startswith(b"ID3"):
+            shifts = (21, 14, 7, 0)
+            length = sum((byte & 127) << by for byte, by in zip(tag[6:], shifts, strict=True))
+            self.start += 10 + length + (10 if tag[5] & 16 else 0)  # with a footer
+        self.size = self.seek(0, io.SEEK_END)
+        self.seek(0)
+
+    def head(self, size: int) -> bytes:
+        """The first bytes."""
+        self.seek(0)
+        first = self.read(size)
+        self.seek(0)
+        return first
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            at = self.file.seek(offset + (0 if whence else self.start), whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+        return at - self.start
+
+    def tell(self) -> int:
+        return self.file.tell() - self.start
+
+
+def decoded(
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    tally: Tally,
+    source: str | Path,
+    limit: float | None,
 ) -> Iterator[av.AudioFrame]:
-    """The blocks of the first audio stream: 16 bits, packed, `rate` Hz.
+    """The frames of a stream that can be decoded; the others are counted.
 
     Raises:
         UserError: there are more than `limit` seconds.
     """
-    resampler = av.AudioResampler(format="s16", rate=rate)
-    seconds = Fraction(0)  # a sum of floats would pass a limit that it keeps
-    for frame in container.decode(audio=0):
-        seconds += Fraction(frame.samples, frame.sample_rate)
-        if limit is not None and seconds > limit:
+    try:
+        for packet in container.demux(stream):
+            tally.packets += packet.size > 0
+            # Not in a WAV file, where so ends every one of unknown length.
+            tally.bad += packet.is_corrupt and container.format.name != "wav"
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                tally.bad += not packet.is_corrupt
+                continue
+            for frame in frames:
+                tally.seconds += Fraction(frame.samples, frame.sample_rate)
+                if limit is not None and tally.seconds > limit:
+                    raise UserError(
+                        f"{source}: longer than {limit:g} s; cut it into utterances of at most that"
+                    )
+                yield frame
+    except av.FFmpegError:  # of the container: what follows cannot be found
+        tally.packets += 1
+        tally.bad += 1
+
+
+def resampled(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[np.ndarray]:
+    """Samples at `rate` Hz, in steps of 16 bits, shape (n, channels), for each run of frames of the
+    same rate, channels and format, which may change midway.
+
+    Those of integers are int16; those of floats are float64 and go beyond, if the frames do.
+    """
+
+    def kind(frame: av.AudioFrame) -> tuple[str, str, int]:
+        return frame.format.name, frame.layout.name, frame.sample_rate
+
+    for (name, *_), run in itertools.groupby(frames, kind):
+        # Packed: PyAV crashes on planes of eight or more channels.
+        form = "flt" if name.startswith(("flt", "dbl")) else "s16"
+        resampler = av.AudioResampler(format=form, rate=rate)
+        blocks = [
+            block.to_ndarray().reshape(-1, block.layout.nb_channels)
+            for frame in (*run, None)
+            for block in resampler.resample(frame)
+        ]
+        if blocks:
+            values = np.concatenate(blocks)
+            if form == "flt":
+                with np.errstate(invalid="ignore"):  # a signalling NaN: `mono` refuses it
+                    values = values.astype(np.float64) * 2**15
+            yield values
+
+
+def mono(values: np.ndarray, source: str, notes: list[str]) -> np.ndarray:
+    """The average of the channels; the loudest of channels that cancel each other out.
+
+    Args:
+        values: of `resampled`.
+        source: name for messages.
+        notes: takes on what should be known.
+
+    Raises:
+        UserError: samples are not finite, or far beyond full scale.
+    """
+    if values.dtype != np.int16:
+        peaks = np.abs(values) / 2**15
+        if not np.isfinite(peaks).all():
+            raise UserError(f"{source}: holds samples that are not numbers, or infinite")
+        if (peaks > BEYOND).mean() > 1e-3:
             raise UserError(
-                f"{source}: longer than {limit:g} s; cut it into utterances of at most that"
+                f"{source}: holds floating-point samples up to {peaks.max():.4g}; expected -1 to 1"
             )
-        yield from resampler.resample(frame)
-    if seconds:
-        yield from resampler.resample(None)
+        if (share := (peaks > 1).mean()) > 1e-3:
+            notes.append(f"{share:.1%} of the samples lie beyond full scale and are clipped")
+        values = values.clip(-(2**15), 2**15 - 1)
+    average, channels = values.mean(axis=1, dtype=np.float64), values.shape[1]
+    # Channels that have nothing to do with each other leave one `channels`th of their power.
+    power = values.var(axis=0, dtype=np.float64)
+    if average.var() < power.mean() / (4 * channels):
+        notes.append(f"its {channels} channels cancel each other out; the loudest one is used")
+        return values[:, power.argmax()].astype(np.float64)
+    return average
+
+
+def whole(
+    container: av.container.InputContainer, stream: av.AudioStream, file: Content, seconds: Fraction
+) -> Fraction | None:
+    """The seconds that a recording has by its header; None where that does not say.
+
+    Args:
+        seconds: that were read.
+    """
+    head, name = file.head(80), container.format.name
+    claimed = int.from_bytes(head[4:8], "little") + 8
+    if head.startswith(b"RIFF") and file.size < claimed < UNKNOWN:
+        return seconds * claimed / file.size
+    if name == "mp3":
+        mark = max(head.find(b"Xing"), head.find(b"Info"))
+        if mark < 0 or not head[mark + 7] & 1:
+            return None
+        frames = int.from_bytes(head[mark + 8 : mark + 12])
+        return Fraction(frames * stream.frame_size - MP3_DELAY, stream.sample_rate)
+    if name in ESTIMATED:
+        return None
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+def is_cut(file: Content) -> bool:
+    """True for an Ogg file that ends within a page: nothing else tells that it is cut off."""
+    file.seek(max(0, file.size - 2**16))
+    *_, page = file.read(2**16).rpartition(b"OggS")
+    return len(page) < 23 or len(page) < 23 + page[22] + sum(page[23 : 23 + page[22]])
+
+
+def damage(tally: Tally, expected: Fraction | None) -> list[str]:
+    """A line on what could not be read, if there is such.
+
+    Args:
+        expected: seconds of the whole recording, if they are known.
+    """
+    seconds, there = float(tally.seconds), float(expected or 0)
+    if there - seconds > min(PADDING, there / 5):
+        return [f"cut off or damaged: {seconds:.2f} s of {there:.2f} s could be read"]
+    if tally.bad:
+        return [
+            f"cut off or damaged: {tally.bad} of {tally.packets} packets could not be read; "
+            f"{seconds:.2f} s could"
+        ]
+    return []
 
 
 def write(path: str | Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:

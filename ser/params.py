@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,6 +27,8 @@ Actor = Annotated[int, Field(ge=ACTORS[0], le=ACTORS[-1])]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Statistic = Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d|p[1-9]\d|p100)$")]
+Block = Literal["stat", "dct", "seg", "cov"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
@@ -39,6 +42,13 @@ def partition(folds: list[list[int]]) -> list[list[int]]:
     if missing or not all(folds):
         raise ValueError(f"actors {missing} are in no fold, or a fold is empty; {each}")
     return folds
+
+
+def distinct(values: list) -> list:
+    """The values, if none stands there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("expected distinct values")
+    return values
 
 
 Folds = Annotated[list[list[Actor]], Field(min_length=2), AfterValidator(partition)]
@@ -76,7 +86,7 @@ class Split(Section):
     def name_or_folds(cls, scheme: object) -> object:
         if isinstance(scheme, list):
             return TypeAdapter(Folds).validate_python(scheme, strict=True)
-        if scheme not in protocols.PROTOCOLS:
+        if not isinstance(scheme, str) or scheme not in protocols.PROTOCOLS:
             names = ", ".join(protocols.PROTOCOLS)
             raise ValueError(f"expected one of {names}, or a list of actors for each fold")
         return scheme
@@ -92,12 +102,40 @@ class Mfcc(Section):
     warps: list[Annotated[float, Field(ge=0.5, le=2.0)]] = Field(min_length=1)
     n_mfcc: int = Field(ge=2, le=128)
     deltas: int = Field(ge=0, le=2)
-    statistics: list[Annotated[str, Field(pattern=r"^(mean|std|skew|kurtosis|p\d\d?|p100)$")]]
+    statistics: Annotated[list[Statistic], AfterValidator(distinct)]
     dct_mfcc: int = Field(ge=1)
     dct_terms: int = Field(ge=0, le=100)
-    segments: list[Annotated[int, Field(ge=1, le=20)]]
+    segments: Annotated[list[Annotated[int, Field(ge=1, le=20)]], AfterValidator(distinct)]
     low_mfcc: int = Field(ge=1)
     covariance: bool
+
+    @field_validator("n_mfcc")
+    @classmethod
+    def one_filter_for_each(cls, n_mfcc: int, info: ValidationInfo) -> int:
+        if n_mfcc > (n_mels := info.data.get("n_mels", n_mfcc)):
+            raise ValueError(f"expected at most mfcc.n_mels, {n_mels}")
+        return n_mfcc
+
+    @field_validator("covariance")
+    @classmethod
+    def some_block(cls, covariance: bool, info: ValidationInfo) -> bool:
+        others = ("statistics", "dct_terms", "segments")
+        if not covariance and not any(info.data.get(name, True) for name in others):
+            raise ValueError(f"expected true, since {', '.join(others)} are off as well")
+        if covariance and info.data.get("low_mfcc") == 1 and info.data.get("deltas") == 0:
+            raise ValueError("expected false: low_mfcc = 1 without deltas moves with nothing")
+        return covariance
+
+    @property
+    def blocks(self) -> set[str]:
+        """The blocks of features that are on."""
+        on = {
+            "stat": self.statistics,
+            "dct": self.dct_terms,
+            "seg": self.segments,
+            "cov": self.covariance,
+        }
+        return {name for name, setting in on.items() if setting}
 
 
 class Embed(Section):
@@ -119,7 +157,7 @@ class Classifier(Section):
 class SvmTrain(Classifier):
     """Values that `svm_train` chooses from."""
 
-    blocks: list[dict[Literal["stat", "dct", "seg", "cov"], Positive]] = Field(min_length=1)
+    blocks: list[Annotated[dict[Block, Positive], Field(min_length=1)]] = Field(min_length=1)
     speaker_norm: bool
 
 
@@ -167,6 +205,13 @@ class Finetuning(Section):
     precision: Literal["auto", "fp32", "bf16"]
     seed: Seed
 
+    @field_validator("revision", mode="before")
+    @classmethod
+    def not_a_number(cls, revision: object) -> object:
+        if isinstance(revision, int | float):
+            raise ValueError("""YAML takes it for a number; quote it: -S "revision='…'\"""")
+        return revision
+
     @field_validator("speeds")
     @classmethod
     def clip_as_it_is(cls, speeds: list[float]) -> list[float]:
@@ -203,6 +248,20 @@ class Params(Finetuning):
             raise ValueError(
                 f"folds = {self.folds}: expected distinct numbers from 0 to {allowed[-1]}, the "
                 f"folds of split.scheme: {protocols.title(self.split.scheme)}"
+            )
+        if self.select == "inner" and len(allowed) < 3:
+            raise ValueError(
+                "select = 'inner': with two folds in split.scheme, the one that is not held out "
+                "would choose the epoch, and none is left to train on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def svm_has_a_block(self) -> "Params":
+        if not any(self.mfcc.blocks & set(weights) for weights in self.svm_train.blocks):
+            raise ValueError(
+                f"svm_train.blocks = {self.svm_train.blocks}: expected one at least that the "
+                f"section mfcc leaves on: {', '.join(sorted(self.mfcc.blocks))}"
             )
         return self
 

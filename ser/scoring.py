@@ -4,7 +4,7 @@ A table of predictions has the columns of `tables.PREDICTIONS`. A model's confid
 the highest of the clip's eight probabilities.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,11 +107,20 @@ def bounded(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
-    """The figures of `first` less those of `second` on the same clips, with 95 % bounds paired over
-    actors: what is easy or hard about an actor for both cancels out.
+    """The figures of `first` less those of `second` on the same clips, see `mean_differences`."""
+    return mean_differences([first], [second])
+
+
+def mean_differences(
+    first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]
+) -> dict[str, float]:
+    """The figures of `first` less those of `second` on the same clips, each averaged over its
+    seeds, with 95 % bounds paired over actors: what is easy or hard about an actor for both cancels
+    out.
 
     Args:
-        first, second: prediction tables, sorted by clip; clip, actor, actual and predicted suffice.
+        first, second: prediction tables, one for each seed, sorted by clip; clip, actor, actual and
+            predicted suffice.
 
     Returns:
         For each of `RATES`: NAME, NAME_low, NAME_high, from -1 to 1; of a single actor no bounds.
@@ -119,14 +128,19 @@ def differences(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     Raises:
         UserError: the tables do not hold the same clips.
     """
-    if list(first["clip"]) != list(second["clip"]):
-        raise UserError("the two prediction tables do not hold the same clips; run `dvc repro`")
+    tables = [*first, *second]
+    if any(list(table["clip"]) != list(tables[0]["clip"]) for table in tables):
+        raise UserError("the prediction tables do not hold the same clips; run `dvc repro`")
+    seeds = len(first)
 
     def difference(counts: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: both[..., 0] - both[..., 1] for name, both in rates(counts).items()}
+        return {
+            name: each[..., :seeds].mean(axis=-1) - each[..., seeds:].mean(axis=-1)
+            for name, each in rates(counts).items()
+        }
 
-    pairs = np.stack([per_actor_confusion(first), per_actor_confusion(second)], axis=1)
-    return with_bounds(pairs, difference, -1)
+    per_actor = np.stack([per_actor_confusion(table) for table in tables], axis=1)
+    return with_bounds(per_actor, difference, -1)
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:

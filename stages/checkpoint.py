@@ -4,11 +4,16 @@
 model has its own of), a local folder with weights, or a local folder with a configuration only,
 whose weights are drawn at random later on. wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and Whisper
 fit. Of Whisper only the encoder is kept; the hub's file holds its decoder too, and is fetched
-whole. HF_ENDPOINT, HF_HOME and HF_TOKEN are honoured.
+whole. Of a classifier of other labels than ours the encoder is kept, and the line printed names
+what was left out. Weights in several files are put together. HF_ENDPOINT, HF_HOME, HF_TOKEN and
+HF_HUB_OFFLINE are honoured.
+
+DVC watches `configs/`; a folder elsewhere is read when the stage runs, and if it is replaced in
+place, `dvc repro -f checkpoint` says so to DVC.
 
 Reads:  the model hub or a local folder, params `checkpoint`, `revision`
-Writes: data/checkpoint/: config.json, preprocessor_config.json and model.safetensors or
-        pytorch_model.bin, as they were, but for a decoder
+Writes: data/checkpoint/: config.json, preprocessor_config.json (or processor_config.json) and
+        model.safetensors or pytorch_model.bin, as they were, but for a decoder or another's head
 """
 
 from pathlib import Path
@@ -25,7 +30,7 @@ def main() -> None:
     checkpoint.quiet()
     with outputs.whole("data/checkpoint") as folder:
         folder.mkdir()
-        commit = hub.collect(settings.checkpoint, settings.revision, folder)
+        commit, head = hub.collect(settings.checkpoint, settings.revision, folder)
         encoder = checkpoint.load(folder, settings.checkpoint, seed=0)
     size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
     pretrained = checkpoint.weights(Path("data/checkpoint"))
@@ -33,6 +38,12 @@ def main() -> None:
     if commit:
         origin += f", commit {commit}"
         origin += "" if commit == settings.revision else f": -S revision={commit} keeps it"
+    elif not settings.checkpoint.startswith("configs/"):
+        origin += (
+            "; after a change to the folder, which DVC does not watch: dvc repro -f checkpoint"
+        )
+    if head:
+        origin += f"; without its head: {', '.join(head)}"
     print(f"{settings.checkpoint}: {type(encoder.model).__name__}, {size:.1f} M weights, {origin}")
 
 

@@ -1,7 +1,10 @@
 """Gather what the folds of the fine-tuning have predicted, into one table as every model has it.
 
+Folds that params.yaml names no more are removed, their models, too: DVC leaves the outputs of such
+items where they are, and they would pass for today's. Its cache keeps them.
+
 Reads:  data/w2v/fold_K/: predictions.csv, protocol.txt, curve.csv, epochs.csv, run.json; params
-            `folds`, not the folders that exist: a fold that was dropped stays on the disk
+            `folds`
 Writes: data/predictions/w2v/:
             predictions.csv, protocol.txt  as every model writes them
             epochs.csv  fold; epoch, loss, accuracy, uar of the training clips, while they were
@@ -27,7 +30,7 @@ def stacked(folders: dict[int, Path], name: str) -> pd.DataFrame:
 
 @errors.one_line
 def main() -> None:
-    """Read what the folds wrote, write it as one model's."""
+    """Read what the folds wrote, write it as one model's, remove folds that are named no more."""
     folders = {fold: Path(f"data/w2v/fold_{fold}") for fold in params.load().folds}
     parts = [tables.read_predictions(folder / "predictions.csv") for folder in folders.values()]
     predictions = pd.concat(parts).sort_values("clip", ignore_index=True)
@@ -41,6 +44,9 @@ def main() -> None:
             curves.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         if len({run.read_bytes() for run in runs}) == 1:
             shutil.copy(runs[0], folder)
+    for place in (Path("data/w2v"), Path("data/models/w2v")):
+        for fold in set(place.glob("fold_*")) - {place / f"fold_{number}" for number in folders}:
+            shutil.rmtree(fold)
     resources.note("data/predictions/w2v/predictions.csv")
 
 

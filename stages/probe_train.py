@@ -2,7 +2,7 @@
 actors, and predict the held-out clips.
 
 Reads:  data/embeddings.parquet, data/folds.csv, data/checkpoint, params `probe_train`,
-            `checkpoint`
+            `checkpoint`, `corpus`
 Writes: data/predictions/probe/: predictions.csv, search.csv, protocol.txt, as `svm_train` does
         data/models/probe/: the final model, chosen and trained on all actors, with all that it
         needs to predict: model.json, model.safetensors and, in checkpoint/, the encoder
@@ -29,7 +29,7 @@ def main() -> None:
     model."""
     everything = params.load()
     settings = everything.probe_train
-    data = crossval.read("data/embeddings.parquet", "embed")
+    data = crossval.read("data/embeddings.parquet", "embed", everything.corpus)
     layers = list(dict.fromkeys(name.partition("_")[0] for name in data.table.columns))
     blocks = [
         dict.fromkeys(layers[1:], 1.0) if layer == "all" else {f"layer{layer}": 1.0}

@@ -1,7 +1,7 @@
 """Choose and train an SVM on the MFCC table inside each fold's training actors, and predict the
 held-out clips.
 
-Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`
+Reads:  data/mfcc.parquet, data/folds.csv, params `svm_train`, `corpus`
 Writes: data/predictions/svm/:
             predictions.csv  a row per clip, sorted by clip: clip, actor, fold, actual, predicted, a
                              probability per emotion
@@ -10,7 +10,8 @@ Writes: data/predictions/svm/:
             protocol.txt     how they came about, in one line
         data/models/svm/: the final model, chosen and trained on all actors (fold `all` in
         search.csv), with all that it needs to predict:
-            model.json         kernel, blocks, names of features, calibration, settings of `mfcc`
+            model.json         kernel, blocks, names of features, calibration, settings of `mfcc`,
+                               corpus
             model.safetensors  support vectors and their coefficients, mean and scale of features
 """
 
@@ -23,8 +24,9 @@ from ser.run import errors, resources
 def main() -> None:
     """Train a model per fold and one on all actors; write predictions, search and the last
     model."""
-    settings = params.load().svm_train
-    data = crossval.read("data/mfcc.parquet", "mfcc")
+    everything = params.load()
+    settings = everything.svm_train
+    data = crossval.read("data/mfcc.parquet", "mfcc", everything.corpus)
     if settings.speaker_norm:
         data = data.with_speakers_normalised()
     grid = crossval.candidates(settings.blocks, settings, data.table)

@@ -125,7 +125,9 @@ def test_wav_headers(home, content):
 def test_recordings(home, content):
     """Samples of which features can be computed, or the reason why there are none."""
     (home / "any").write_bytes(content)
-    samples = answer(audio.decode, home / "any", 16000, 2.0)
-    if samples is not None:
+    found = answer(audio.decode, home / "any", 16000, 2.0)
+    if found is not None:
+        samples, notes = found
+        assert len(notes) <= 3 and all(note.isprintable() for note in notes)
         assert samples.dtype == np.int16 and samples.ndim == 1 and 0 < len(samples) <= 32_100
         assert np.isfinite(mfcc.describe(samples / np.float32(32768), SETTINGS)).all()

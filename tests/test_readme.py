@@ -16,6 +16,7 @@ from ser import params
 README = (ROOT / "README.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+BACK = "git stash push -u metrics params.yaml dvc.lock && dvc checkout -q --allow-missing"
 RERUN = "(Running stage '{0}'|Stage '{0}' is cached)"
 
 # The commands of the README, in its order, and what each prints on the shrunken demo corpus.
@@ -23,6 +24,11 @@ COMMANDS = [
     ("make demo", None),  # in tests/commands/test_demo.py
     ("make repro", r"MFCC \+ SVM: SYNTHETIC demo corpus"),
     (". .venv/bin/activate", "^$"),
+    ("dvc repro evaluate@svm", "Data and pipelines are up to date"),
+    (
+        'git add metrics dvc.lock && git commit --allow-empty -m "As run on this machine"',
+        "As run on this machine",
+    ),
     (
         "dvc exp run -S checkpoint=openai/whisper-tiny.en -S revision=main evaluate@svm "
         "evaluate@probe",
@@ -35,11 +41,11 @@ COMMANDS = [
         RERUN.format("w2v_finetune@1"),
     ),
     ("python -m commands.results", "encoder, fine-tuned: .*openai/whisper-tiny.en"),
-    ("git restore . && dvc checkout", r"embeddings\.parquet"),
+    (BACK, "Saved working directory"),
     ("python -m commands.predict --model svm clip.wav", r"^{header}\nclip\.wav +[a-z]+ +[01]\.\d"),
     ("dvc exp run -S mfcc.trim_db=35 evaluate@svm", RERUN.format("mfcc")),
     ("make experiments", r"mfcc\.trim_db(.*\n)+.* 35 "),
-    ("git restore . && dvc checkout", r"mfcc\.parquet"),
+    (BACK, "Saved working directory"),
     ("git switch -c trim-35", "^$"),
     ("dvc exp run -S mfcc.trim_db=35 evaluate@svm", RERUN.format("mfcc")),
     ('git commit -am "Trim less"', "Trim less"),

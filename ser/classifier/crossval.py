@@ -6,7 +6,7 @@ import itertools
 import operator
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +29,13 @@ class Data:
         clips: the columns of data/folds.csv.
         table: a column per feature, float64; a row per row of `clips`.
         features: settings that they were computed with, see `model.Settings`.
+        corpus: that the clips belong to.
     """
 
     clips: pd.DataFrame
     table: pd.DataFrame
     features: dict
+    corpus: str | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -51,16 +53,17 @@ class Data:
         groups = self.table.groupby(self.actors)
         deviations = groups.transform("std", ddof=0).replace(0, 1)
         table = (self.table - groups.transform("mean")) / deviations
-        return Data(self.clips, table, self.features | {"speaker_norm": True})
+        return replace(self, table=table, features=self.features | {"speaker_norm": True})
 
 
-def read(path: str, stage: str) -> Data:
+def read(path: str, stage: str, corpus: str | None = None) -> Data:
     """Read data/folds.csv and the features of its clips.
 
     Args:
         path: a Parquet file: the column clip, and a column per feature; its `attrs` are the
             settings that it was made with.
         stage: that made it.
+        corpus: that the clips belong to.
 
     Raises:
         UserError: a table is missing or damaged, the two are not of the same clips, or a feature is
@@ -87,7 +90,7 @@ def read(path: str, stage: str) -> Data:
     if not np.isfinite(table).all(axis=None):
         name = table.columns[~np.isfinite(table).all()][0]
         raise errors.UserError(f"{path}: {name} of a clip is not a number")
-    return Data(clips, table, {stage: stored.attrs})
+    return Data(clips, table, {stage: stored.attrs}, corpus)
 
 
 def candidates(
@@ -245,7 +248,7 @@ def fit_fold(
     """
     table, labels, actors = data.table[rows], data.labels[rows], data.actors[rows]
     choice = choose(table, labels, actors, grid, inner_folds)
-    fitted = model.fit(table, labels, choice.best, choice.scores, data.features)
+    fitted = model.fit(table, labels, choice.best, choice.scores, data.features, data.corpus)
     return fitted, choice.rows, fitted.probabilities(data.table[~rows])
 
 
@@ -285,7 +288,7 @@ def fit_folds(
     def fit(name: str) -> tuple[Model, pd.DataFrame]:
         rows, choice = training[name], choices[name]
         fitted = model.fit(
-            data.table[rows], labels[rows], choice.best, choice.scores, data.features
+            data.table[rows], labels[rows], choice.best, choice.scores, data.features, data.corpus
         )
         return fitted, fitted.probabilities(data.table[~rows])
 

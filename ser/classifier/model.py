@@ -34,6 +34,7 @@ class Settings(BaseModel):
         features: settings that the features are computed with, by the name of the stage that made
             the training table, `mfcc` or `embed`; `speaker_norm` stands there if each speaker was
             normalised by that speaker's own clips, which no single clip can be.
+        corpus: that it was trained on, a key of `corpus.TITLES`; None: not known.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,6 +45,7 @@ class Settings(BaseModel):
     columns: dict[str, list[str]]
     sharpness: Annotated[float, Field(gt=0)]
     features: dict[str, Any]
+    corpus: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,12 @@ def block_columns(block: str, table: pd.DataFrame) -> list[str]:
 
 
 def fit(
-    table: pd.DataFrame, labels: np.ndarray, candidate: dict, scores: np.ndarray, features: dict
+    table: pd.DataFrame,
+    labels: np.ndarray,
+    candidate: dict,
+    scores: np.ndarray,
+    features: dict,
+    corpus: str | None = None,
 ) -> Model:
     """Train and calibrate a candidate on the rows given, and on nothing else.
 
@@ -137,6 +144,7 @@ def fit(
         scores: class scores of the same rows, each by a model that has not seen its actor, shape
             (n, classes).
         features: settings that the features were computed with (see `Settings`).
+        corpus: that the clips belong to.
     """
     kind, gamma = candidate["kernel"], candidate["gamma"]
     columns = {name: block_columns(name, table) for name in candidate["blocks"]}
@@ -160,6 +168,7 @@ def fit(
         columns=columns,
         sharpness=sharpness(scores, labels),
         features=features,
+        corpus=corpus,
     )
     return Model(settings, standard.mean_, standard.scale_, values, coefficients, intercepts)
 

@@ -15,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3 import Retry
 
+from ser.run import project
 from ser.run.errors import UserError
 
 ARCHIVE = "Audio_Speech_Actors_01-24.zip"
@@ -48,18 +49,16 @@ def read_manifest(path: Path) -> dict[str, str]:
 def locate() -> Path:
     """The zip or folder to take the corpus from.
 
-    It is what RAVDESS_ARCHIVE names, or else the published archive, which is downloaded unless it
-    was kept from an earlier time.
+    It is what RAVDESS_ARCHIVE names, from the project's folder on, in an experiment's work tree,
+    too; or else the published archive, which is downloaded unless it was kept from an earlier time.
 
     Raises:
         UserError: RAVDESS_ARCHIVE names nothing that exists, or the download fails.
     """
     if named := os.environ.get("RAVDESS_ARCHIVE"):
-        source = Path(named)
+        source = project.folder() / named
         if not source.exists():
-            raise UserError(
-                f"RAVDESS_ARCHIVE={named}: no such zip or folder (looked for {source.absolute()})"
-            )
+            raise UserError(f"RAVDESS_ARCHIVE={named}: no such zip or folder (looked for {source})")
         return source
     url = os.environ.get("RAVDESS_URL") or URL
     cache = pooch.os_cache("ravdess")

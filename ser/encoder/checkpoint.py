@@ -21,7 +21,8 @@ from ser.run.errors import UserError
 
 FAMILIES = (Waveform, Whisper)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
-CLASSIFIERS = ("ForSequenceClassification", "ForAudioClassification")
+# transformers 5 keeps the settings of a feature extractor in the second, if it saves a processor.
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def family(config: transformers.PreTrainedConfig) -> type[Encoder]:
@@ -59,16 +60,15 @@ def read_config(
     `name`. Code beside them is not run.
 
     Raises:
-        UserError: a file is missing or broken, the architecture does not fit, or it is a classifier
-            of other labels than ours.
+        UserError: a file is missing or broken, or the architecture does not fit.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; `dvc repro checkpoint` makes it")
-    for file in ("config.json", "preprocessor_config.json"):
-        if not (folder / file).exists():
+    for files in (("config.json",), PREPROCESSORS):
+        if not any((folder / file).exists() for file in files):
             raise UserError(
-                f"{name}: has no {file}; a checkpoint has config.json, preprocessor_config.json "
-                "and, if pretrained, weights"
+                f"{name}: has no {' or '.join(files)}; a checkpoint has config.json, "
+                f"{PREPROCESSORS[0]} and, if pretrained, weights"
             )
     with one_line_for(name, "not a configuration that transformers knows"):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -96,13 +96,11 @@ def check_fit(config: Any, extractor: Any, name: str) -> None:
         )
     if problem := family(config).problem(config, extractor):
         raise UserError(f"{name}: architecture {config.model_type} {problem}")
-    classifier = any(kind.endswith(CLASSIFIERS) for kind in config.architectures or [])
-    labels = [config.id2label[index] for index in range(config.num_labels)]
-    if classifier and labels != list(corpus.EMOTIONS):
-        raise UserError(
-            f"{name}: fine-tuned to tell apart {', '.join(labels)}; "
-            f"expected our {', '.join(corpus.EMOTIONS)}, or none"
-        )
+
+
+def labels(config: Any) -> list[str]:
+    """What a checkpoint's head tells apart, in order; placeholders where it has no head."""
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def weights(folder: Path) -> Path | None:
@@ -136,16 +134,25 @@ def load(
         changes: fields of the configuration that differ from the checkpoint's.
 
     Raises:
-        UserError: as `read_config`; or the weights do not fit the configuration, they give NaN, or
-            a fine-tuned head would silently be replaced by a new one.
+        UserError: as `read_config`; or the weights do not fit the configuration, they give NaN, a
+            fine-tuned head would silently be replaced by a new one, or, unless `headless`, it
+            tells apart other labels than ours.
     """
     exact()
     config, extractor = read_config(folder, name)
     kind = family(config)
+    if not headless and labels(config) != list(corpus.EMOTIONS):
+        raise UserError(
+            f"{name}: its head tells apart {', '.join(labels(config))}; "
+            f"expected our {', '.join(corpus.EMOTIONS)}"
+        )
     names = dict(enumerate(corpus.EMOTIONS))
-    config.update(
-        {"id2label": names, "label2id": {name: index for index, name in names.items()}, **changes}
-    )
+    config.update({
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+        "problem_type": None,  # of a head of regression
+        **changes,
+    })  # fmt: skip
     torch.manual_seed(seed)
     if weights(folder) is None:
         with one_line_for(name, "no model comes of its configuration"):

@@ -1,53 +1,152 @@
 """Checkpoint files: fetched from the model hub at a pinned revision, or copied from a folder."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub import errors as hub
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from ser import corpus
 from ser.encoder import checkpoint
+from ser.encoder.families.encoder import HEAD
 from ser.run import project
 from ser.run.errors import UserError
 
-CONFIGURATION = ("config.json", "preprocessor_config.json")
+# The first of them that a checkpoint has; an index names the files that weights are spread over.
+WEIGHTS = [name for file in checkpoint.WEIGHTS for name in (file, f"{file}.index.json")]
+# Of files of weights for other libraries, of adapters, of variants in half precision.
+OTHER_WEIGHTS = (
+    ".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors",
+)  # fmt: skip
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def fetch(name: str, revision: str, file: str) -> Path | None:
-    """Download one file of a model on the hub, or find it in the hub's cache; None if the model has
-    no such file.
+class Origin(NamedTuple):
+    """Where a checkpoint's files came from.
 
-    Raises:
-        UserError: no such model or revision, no access, or no network and not in the cache.
+    Attributes:
+        commit: that the revision stands for on the hub; None for a local folder.
+        head: names of the tensors that were left out, since they tell apart other labels than ours.
     """
-    try:
-        return Path(hf_hub_download(name, file, revision=revision))
-    except hub.RemoteEntryNotFoundError:
+
+    commit: str | None
+    head: list[str]
+
+
+class Repository:
+    """A model on the hub, all files of which are taken from one commit.
+
+    Attributes:
+        commit: the one that the revision stood for when the first file was found.
+        failure: the reason why the hub does not hand out files, other than that it has none of that
+            name; from then on only its cache is looked at. None: it does.
+    """
+
+    def __init__(self, name: str, revision: str):
+        self.name, self.revision = name, revision
+        self.commit: str | None = None
+        self.failure: str | None = None
+
+    def find(self, file: str) -> Path | None:
+        """Download a file, or find it in the hub's cache; None if it is in neither.
+
+        Raises:
+            UserError: no such model or revision, or no access.
+        """
+        try:
+            path = Path(
+                hf_hub_download(
+                    self.name,
+                    file,
+                    revision=self.commit or self.revision,
+                    local_files_only=self.failure is not None,
+                )
+            )
+        except hub.RemoteEntryNotFoundError:
+            return None
+        except hub.RevisionNotFoundError:
+            problem = (
+                f"has no revision {self.revision} of it; every model has its own: -S revision=main "
+                "takes the newest, and says which commit that is"
+            )
+        except hub.GatedRepoError:
+            problem = "wants a token (HF_TOKEN) that may read it"
+        except hub.RepositoryNotFoundError as error:
+            problem = "has no such model, and there is no such folder here"
+            if error.response.status_code == 401:  # the hub does not say which models are private
+                problem += "; a private one wants a token (HF_TOKEN)"
+        except hub.HFValidationError:
+            problem = "has no such model, and there is no such folder here"
+        except hub.LocalEntryNotFoundError as error:
+            self.failure = self.failure or reason(error.__cause__)
+            return None
+        except (hub.HfHubHTTPError, httpx2.HTTPError) as error:
+            self.failure = reason(error)
+            return None
+        else:
+            self.commit = self.commit or path.parent.name
+            return path
+        raise UserError(f"{self.name}: the hub {constants.ENDPOINT} {problem}")
+
+    def first(self, *files: str) -> Path | None:
+        """The first of `files` that the hub or its cache has; None if the hub has none of them.
+
+        Raises:
+            UserError: as `find`; or the cache has none, and the hub cannot be asked.
+        """
+        path = next(filter(None, map(self.find, files)), None)
+        if path is None and self.failure:
+            raise UserError(
+                f"{self.name}: the hub {constants.ENDPOINT} {self.failure}, and its cache lacks "
+                f"{' and '.join(files)}; set HF_ENDPOINT to a mirror, or name a local folder"
+            )
+        return path
+
+
+class Folder:
+    """A local folder with a checkpoint, which messages call `name`."""
+
+    def __init__(self, place: Path, name: str):
+        self.place, self.name = place, name
+
+    def first(self, *files: str) -> Path | None:
+        """The first of `files` that there is.
+
+        Raises:
+            UserError: it stands for a file that is elsewhere.
+        """
+        for path in (self.place / file for file in files):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                        raise UserError(
+                            f"{path}: a pointer of Git LFS, not the file itself; `git lfs pull` "
+                            "fetches it"
+                        )
+                return path
+            if path.is_symlink():
+                raise UserError(f"{path}: a link to {path.readlink()}, where there is no file")
         return None
-    except hub.RevisionNotFoundError:
-        problem = (
-            f"has no revision {revision} of it; every model has its own: -S revision=main takes "
-            "the newest, and says which commit that is"
-        )
-    except hub.GatedRepoError:
-        problem = "wants a token (HF_TOKEN) that may read it"
-    except (hub.RepositoryNotFoundError, hub.HFValidationError):
-        problem = "has no such model, and there is no such folder here"
-    except (
-        hub.LocalEntryNotFoundError,
-        hub.OfflineModeIsEnabled,
-        hub.HfHubHTTPError,
-        httpx2.HTTPError,
-    ):
-        problem = (
-            f"cannot be reached, and its cache lacks {file}; set HF_ENDPOINT to a mirror, "
-            "or name a local folder"
-        )
-    raise UserError(f"{name}: the hub {constants.ENDPOINT} {problem}")
+
+
+def reason(error: BaseException | None) -> str:
+    """The reason for which the hub does not hand out a file, by the error of its client."""
+    if isinstance(error, hub.OfflineModeIsEnabled) or constants.is_offline_mode():
+        return "is not asked (HF_HUB_OFFLINE)"
+    if not isinstance(error, hub.HfHubHTTPError):
+        return "cannot be reached"
+    code = error.response.status_code
+    meaning = {
+        401: "HF_TOKEN is not one of its tokens",
+        403: "access is forbidden, with this HF_TOKEN or from here",
+        429: "too many requests, more are granted later or with a token (HF_TOKEN)",
+    }
+    return f"answers {code}: {meaning.get(code, error.response.reason_phrase)}"
 
 
 def local(name: str) -> Path | None:
@@ -66,53 +165,73 @@ def local(name: str) -> Path | None:
     return None
 
 
-def copy_weights(source: Path, folder: Path, left_out: tuple[str, ...]) -> None:
-    """Copy a file of weights into `folder`: as it is, or, where it holds tensors whose names begin
-    as `left_out` says, as model.safetensors without these. Nothing in it is executed."""
-    kept = {}
-    if source.suffix == ".safetensors":
-        with safe_open(source, "pt") as file:
-            names = list(file.keys())
-            if any(name.startswith(left_out) for name in names):
-                kept = {n: file.get_tensor(n) for n in names if not n.startswith(left_out)}
-    elif left_out:
-        tensors = torch.load(source, map_location="cpu", weights_only=True)
-        if any(name.startswith(left_out) for name in tensors):
-            kept = {n: tensors[n].contiguous() for n in tensors if not n.startswith(left_out)}
-    if kept:
-        save_file(kept, folder / checkpoint.WEIGHTS[0], {"format": "pt"})
-    else:
-        shutil.copyfile(source, folder / source.name)
-
-
-def collect(name: str, revision: str, folder: Path) -> str | None:
-    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`.
+def copy_weights(sources: list[Path], folder: Path, left_out: tuple[str, ...]) -> list[str]:
+    """Copy the weights in `sources` into `folder`: one file as it is, or, where there are several
+    or some tensors have names that begin as `left_out` says, as model.safetensors without these.
+    Nothing in them is executed.
 
     Returns:
-        the commit that `revision` stands for on the hub; None for a local folder.
+        the names of the tensors left out.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for source in sources:
+        if source.suffix == ".safetensors":
+            tensors |= load_file(source)
+        else:
+            tensors |= torch.load(source, map_location="cpu", weights_only=True)
+    names = [name for name in tensors if name.startswith(left_out)]
+    if len(sources) == 1 and not names:
+        shutil.copyfile(sources[0], folder / sources[0].name)
+    else:
+        kept = {name: tensors[name].contiguous() for name in tensors if name not in names}
+        save_file(kept, folder / checkpoint.WEIGHTS[0], {"format": "pt"})
+    return names
+
+
+def collect(name: str, revision: str, folder: Path) -> Origin:
+    """Copy the files of the checkpoint `name`, a local folder or a model on the hub, into `folder`.
 
     Raises:
         UserError: no such folder or model, or one without the files needed.
     """
     place = local(name)
-
-    def find(file: str) -> Path | None:
-        if place is None:
-            return fetch(name, revision, file)
-        return place / file if (place / file).exists() else None
-
-    for file in CONFIGURATION:
-        if path := find(file):
-            shutil.copyfile(path, folder / file)
+    source = Repository(name, revision) if place is None else Folder(place, name)
+    for files in (("config.json",), checkpoint.PREPROCESSORS):
+        if path := source.first(*files):
+            shutil.copyfile(path, folder / path.name)
     # Before hundreds of megabytes are fetched, see whether they would be of use.
     config, _ = checkpoint.read_config(folder, name)
-    path = next(filter(None, map(find, checkpoint.WEIGHTS)), None)
-    if path is None and place is None:
-        raise UserError(
-            f"{name}: the hub {constants.ENDPOINT} has neither "
-            f"{' nor '.join(checkpoint.WEIGHTS)} of it"
-        )
-    if path is not None:
-        with checkpoint.one_line_for(name, "weights do not load"):
-            copy_weights(path, folder, checkpoint.family(config).LEFT_OUT)
-    return path.parent.name if path and place is None else None
+    path = source.first(*WEIGHTS)
+    if path is None:
+        if place is None:
+            raise UserError(
+                f"{name}: the hub {constants.ENDPOINT} has neither {' nor '.join(WEIGHTS)} of it"
+            )
+        others = [file.name for file in sorted(place.iterdir()) if file.suffix in OTHER_WEIGHTS]
+        if others:
+            raise UserError(f"{name}: holds {others[0]}, but none of {', '.join(WEIGHTS)}")
+        return Origin(None, [])
+    left_out = checkpoint.family(config).LEFT_OUT
+    if checkpoint.labels(config) != list(corpus.EMOTIONS):
+        left_out += HEAD
+    with checkpoint.one_line_for(name, "weights do not load"):
+        dropped = copy_weights(parts(source, path), folder, left_out)
+    head = sorted(key for key in dropped if key.startswith(HEAD))
+    return Origin(source.commit if isinstance(source, Repository) else None, head)
+
+
+def parts(source: Repository | Folder, path: Path) -> list[Path]:
+    """The files of weights that `path` stands for: itself, or those that it, an index, names.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if path.suffix != ".json":
+        return [path]
+    found = []
+    for shard in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+        part = source.first(shard)
+        if part is None:
+            raise UserError(f"{source.name}: has no {shard}, which its {path.name} names")
+        found.append(part)
+    return found

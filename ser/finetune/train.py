@@ -111,7 +111,8 @@ def fine_tunable(folder: Path, settings: params.Params) -> Encoder:
         head=LayersHead if settings.head == "layers" else None,
         head_dropout=settings.head_dropout,
         draws=draws,
-        trim_db=settings.trim_db,  # `commands.predict` reads it from the saved model
+        trim_db=settings.trim_db,  # `commands.predict` reads both from the saved model
+        corpus=settings.corpus,
         use_weighted_layer_sum=settings.weighted_layer_sum,
         **regularisation,
     )

@@ -56,6 +56,12 @@ def settings() -> dict:
     return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
 
 
+def predictions(name: str) -> list[pd.DataFrame]:
+    """The predictions of a result, a table for each of its seeds."""
+    seeds = settings()["measured"][name].get("seeds", [])
+    return [read(each).predictions for each in [name, *seeds]]
+
+
 def table(head: list[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -141,24 +147,33 @@ def measured() -> str:
 
 
 def folds() -> str:
-    """The accuracy of each result with several folds of several actors in each, in percent."""
+    """The accuracy of each result with several folds of several actors in each, in percent; with
+    further seeds the mean of all."""
     scores = {}
     for name in settings()["measured"]:
-        part = scoring.by_group(read(name).predictions, "fold")
-        if len(part) > 1 < part["actors"].min():
-            scores[name] = (100 * part["accuracy"]).map("{:.1f}".format)
+        parts = [scoring.by_group(table, "fold") for table in predictions(name)]
+        if len(parts[0]) > 1 < parts[0]["actors"].min():
+            accuracy = np.mean([part["accuracy"] for part in parts], axis=0)
+            scores[name] = pd.Series(100 * accuracy).map("{:.1f}".format)
     cells = pd.DataFrame(scores).T.fillna("")
     return table(["result", *(f"fold {number}" for number in cells)], cells.itertuples())
 
 
+def difference(first: str, second: str) -> dict[str, float]:
+    """The figures of one result less those of another on the clips of both, each averaged over its
+    seeds, see `scoring.mean_differences`."""
+    sides = [predictions(name) for name in (first, second)]
+    clips = set.intersection(*(set(table["clip"]) for side in sides for table in side))
+    return scoring.mean_differences(
+        *([table[table["clip"].isin(clips)] for table in side] for side in sides)
+    )
+
+
 def differences() -> str:
-    """The differences of the pairs that tables.yaml names, in points, on the clips of both, paired
-    over actors."""
+    """The differences of the pairs that tables.yaml names, in points."""
     rows = []
     for first, second in settings()["pairs"]:
-        tables = [read(name).predictions for name in (first, second)]
-        clips = set.intersection(*(set(table["clip"]) for table in tables))
-        points = scoring.differences(*(table[table["clip"].isin(clips)] for table in tables))
+        points = difference(first, second)
         cells = [scoring.as_text(points, rate, "{:+.1f}") for rate in ("accuracy", "uar")]
         rows.append([f"{first} less {second}", *cells])
     return table(["difference", "accuracy, points", "UAR, points"], rows)

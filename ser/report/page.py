@@ -1,6 +1,7 @@
 """The page of results: one HTML file that holds all it shows, and opens without a network."""
 
 import base64
+import hashlib
 import itertools
 import json
 import platform
@@ -225,6 +226,7 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
         for name, (title, text, chart) in drawn.items()
     ]
+    js = (WEB / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined
     )
@@ -248,6 +250,7 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         tables_js=as_data(read_package_file("html", "dt_bundle.js")),
         tables_css=Markup(read_package_file("html", "dt_bundle.css")),
         css=Markup((WEB / "page.css").read_text(encoding="utf-8")),
-        js=Markup((WEB / "page.js").read_text(encoding="utf-8")),
+        js=Markup(js),
+        js_hash=f"sha256-{base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()}",
         **{name: Markup(text) for name, text in embedded.items()},
     )  # fmt: skip

@@ -55,9 +55,13 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
         stage = main.__globals__["__spec__"].name.rpartition(".")[2]
         try:
             main()
+            print(end="", flush=True)
             return
         except UserError as error:
             message, code = str(error), 1
+        except BrokenPipeError:  # whoever reads stdout has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left
+            sys.exit(128 + 13)  # as after SIGPIPE
         except OSError as error:
             if error.filename is None and error.strerror is None:
                 raise

@@ -25,6 +25,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ser.run.errors import Stopped, UserError
 
 GRACE = 120  # seconds in which a group that is told to stop has to finish its step and save
+GROUP = (
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # what torch asks LOCAL_RANK's group for
 SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish"}  # DVC runs `cmd` in one, which may stay
 
 
@@ -64,6 +70,11 @@ def configured() -> ClusterConfig | None:
         return None
     try:
         config = config_args.load_config_from_file(file)
+        if config.num_machines < 1 or config.num_processes % config.num_machines:
+            raise ValueError(
+                f"num_processes = {config.num_processes} on num_machines = {config.num_machines}: "
+                "expected as many on each of one or more machines"
+            )
         return config if config.num_processes > 1 else None
     except Exception as error:  # whatever Accelerate makes of a broken file
         raise UserError(f"{file}: {error}; `accelerate config` writes a good one") from None
@@ -83,11 +94,16 @@ def launch(module: str, *arguments: str, most: int) -> int | None:
         group's exit code.
 
     Raises:
-        UserError: more than `most` processes, a broken configuration file, machines that do not
-            meet, or the first mistake of one of the processes.
+        UserError: more than `most` processes, a broken configuration file, half the variables of a
+            group, machines that do not meet, or the first mistake of one of the processes.
         Stopped: by a signal; the processes have ended.
     """
     if "LOCAL_RANK" in os.environ:
+        if missing := [name for name in GROUP if name not in os.environ]:
+            raise UserError(
+                f"LOCAL_RANK is set, {', '.join(missing)} not: unset it, or have a launcher such "
+                "as torchrun set all"
+            )
         if not torch.cuda.is_available():
             # or Accelerate takes each process for the only one
             os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -1,6 +1,9 @@
 """Any clip, answered by any model, wherever its folder lies; one without an answer is one line."""
 
 import io
+import json
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from ruamel.yaml import YAML
 from tiny_models import write_checkpoint
 from voices import clip
 
+from commands import predict
 from ser import corpus, params
 from ser.classifier import model as classifier
 from ser.corpus import EMOTIONS
@@ -135,6 +139,68 @@ def test_files_without_an_answer_are_named_and_the_rest_goes_on(svm, tmp_path):
         assert line.startswith(f"predict: {name}: ") and words in line
 
 
+def test_what_is_lost_of_a_file_is_said_and_the_rest_answered(svm, tmp_path):
+    path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
+    content = path.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    done = workplace.outcome(svm, "commands.predict", "--model", "svm", tmp_path / "cut.wav", path)
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [
+        str(tmp_path / "cut.wav"), str(path)
+    ]  # fmt: skip
+    words = f"predict: {tmp_path / 'cut.wav'}: cut off or damaged: "
+    assert re.fullmatch(rf"{re.escape(words)}\S+ s of \S+ s could be read\n", done.stderr)
+
+
+def test_names_of_files_cannot_command_a_terminal(svm, tmp_path):
+    path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
+    content = path.read_bytes()
+    odd = tmp_path / "a\x1b[31m\x9b2J\u202e\n.wav"
+    odd.write_bytes(content[: len(content) // 2])
+    for flags in ([], ["--json"]):
+        done = workplace.outcome(svm, "commands.predict", "--model", "svm", *flags, odd)
+        for text in (done.stdout, done.stderr):
+            assert "".join(text.splitlines()).isprintable()
+        assert len(done.stderr.splitlines()) == 1
+    assert json.loads(done.stdout)["clip"] == str(odd)
+
+
+def test_a_model_of_the_synthetic_corpus_says_so(svm, tmp_path):
+    path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
+    model = Path(shutil.copytree(svm / "data" / "models" / "svm", tmp_path / "model"))
+    text = (model / classifier.SETTINGS).read_text()
+    assert '"corpus": "ravdess"' in text
+    (model / classifier.SETTINGS).write_text(text.replace("ravdess", "demo"))
+    done = workplace.outcome(tmp_path, "commands.predict", "--model", model, path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
+    assert done.stderr == (
+        f"predict: {model}: trained on the SYNTHETIC demo corpus, not RAVDESS: what it answers "
+        "says nothing about human speech\n"
+    )
+
+
+def test_a_closed_standard_input_is_one_line(svm, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    done = workplace.outcome(svm, "commands.predict", "--model", "svm", "-")
+    one_line(done, "predict: -: standard input is closed")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_whoever_has_read_enough_may_close_the_output(svm, monkeypatch, capfd, flags):
+    """As `head` does."""
+    path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.chdir(svm)
+    monkeypatch.setattr(sys, "argv", ["predict", "--model", "svm", *flags, str(path)])
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as end:
+            predict.main()
+    assert end.value.code == 128 + 13
+    assert capfd.readouterr().err == ""
+
+
 def test_standard_input(svm, monkeypatch):
     path = svm / f"data/audio/{ROWS['clip'][0]}.wav"
     expected = workplace.answers(svm, "svm", path)
@@ -152,6 +218,12 @@ def test_fine_tuned_models_answer_from_any_folder_and_all_folds_that_there_are_a
     path = corpus.files(trained / "data" / "audio")[0]
     alone = workplace.answers(tmp_path, folds / "fold_0", path)
     assert sum(alone[0].values()) == pytest.approx(1)
+    config = (folds / "fold_0" / "config.json").read_text()
+    assert '"corpus": "ravdess"' in config
+    (folds / "fold_0" / "config.json").write_text(config.replace('"ravdess"', '"demo"'))
+    done = workplace.outcome(tmp_path, "commands.predict", "--model", folds / "fold_0", path)
+    assert f"{folds / 'fold_0'}: trained on the SYNTHETIC demo corpus" in done.stderr
+    (folds / "fold_0" / "config.json").write_text(config)
     assert workplace.answers(tmp_path, "w2v", path) == alone
     shutil.copytree(folds / "fold_0", folds / "fold_3")
     both = workplace.answers(tmp_path, "w2v", path)

@@ -360,3 +360,16 @@ def test_a_bad_zip_is_refused(published, content, monkeypatch, damage, words):
     Path("source.zip").write_bytes(damage(content))
     monkeypatch.setenv("RAVDESS_ARCHIVE", "source.zip")
     fails("source.zip: ", words)
+
+
+@pytest.mark.parametrize("tree", [".", ".dvc/tmp/exps/tmp0", ".dvc/tmp/exps/tmp0/inner"])
+def test_a_relative_archive_is_found_from_the_work_tree_of_an_experiment(
+    tmp_path, monkeypatch, tree
+):
+    (tmp_path / "x.zip").touch()
+    (tmp_path / "project" / tree).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / tree)
+    monkeypatch.setenv("RAVDESS_ARCHIVE", "../x.zip")
+    assert ravdess.locate().samefile(tmp_path / "x.zip")
+    monkeypatch.setenv("RAVDESS_ARCHIVE", str(tmp_path / "x.zip"))
+    assert ravdess.locate() == tmp_path / "x.zip"

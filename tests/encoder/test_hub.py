@@ -3,6 +3,7 @@ that do not."""
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,12 +15,14 @@ import torch
 import transformers
 import workplace
 from conftest import ROOT
+from huggingface_hub import constants
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
-from tiny_models import PREPROCESSOR, TINY, TINY_WHISPER, write_whisper
+from tiny_models import PREPROCESSOR, TINY, TINY_WHISPER, write_checkpoint, write_whisper
 
 from ser.corpus import EMOTIONS
 from ser.encoder import checkpoint, hub
+from ser.encoder.families.encoder import Encoder
 from ser.run.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -32,6 +35,9 @@ SPEECH = {
     "max_length": 448,
     "torch_dtype": "float32",
 }
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 380267417\n"
+MODEL_TYPES = {"UniSpeechSat": "unispeech-sat", "WavLM": "wavlm", "Hubert": "hubert"}
 
 # Runs the stage with each of the params.yaml given, in one process: starting Python anew takes most
 # of the time.
@@ -88,8 +94,7 @@ def checkpoints(home: Path) -> None:
     ours = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     saved("ours", "Wav2Vec2ForSequenceClassification", **ours)
     saved("others", "Wav2Vec2ForSequenceClassification", num_labels=4)
-    # A head of another make, as some published models have: transformers would draw a new one in
-    # silence.
+    # A head of another make, as some published models have.
     place = saved("foreign", "Wav2Vec2Model")
     weights = load_file(place / "model.safetensors")
     save_file({**weights, "classifier.dense.weight": torch.zeros(8, 16)},
@@ -97,7 +102,14 @@ def checkpoints(home: Path) -> None:
     place = saved("nan", "Wav2Vec2Model")
     weights["encoder.layers.0.attention.k_proj.weight"][3, 5] = float("nan")
     save_file(weights, place / "model.safetensors", {"format": "pt"})
-    binary(saved("binary", "Wav2Vec2Model"))
+    lost = {"encoder.layers.7.attention.k_proj.weight": torch.zeros(16, 16)}
+    place = saved("deeper", "Wav2Vec2Model")
+    save_file({**weights, **lost}, place / "model.safetensors", {"format": "pt"})
+    model = transformers.AutoModel.from_pretrained(binary(saved("binary", "Wav2Vec2Model")).parent)
+    model.save_pretrained(folder("sharded"), max_shard_size="20KB")
+    shards = json.loads((home / "sharded/model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(shards.values())) == 2
+    binary_shards(folder("binary-sharded"), model.state_dict())
     add(saved("wider", "Wav2Vec2Model") / "config.json", intermediate_size=64)
     torn = saved("torn", "Wav2Vec2Model") / "model.safetensors"
     torn.write_bytes(torn.read_bytes()[:2000])
@@ -148,16 +160,49 @@ def binary(folder: Path, model: torch.nn.Module | None = None) -> Path:
     return folder / "pytorch_model.bin"
 
 
+def binary_shards(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write weights as PyTorch's older format has them where they are many: two files, an index."""
+    index = {name: f"pytorch_model-{1 + number % 2}.bin" for number, name in enumerate(state)}
+    for file in set(index.values()):
+        torch.save({name: state[name] for name in state if index[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+def cached(home: Path, hub_cache: Path) -> None:
+    """A hub's cache with the model `cached/binary`, complete, as another program would leave it:
+    it does not say which files the model lacks."""
+    model = hub_cache / "models--cached--binary"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs/main").write_text(COMMIT)
+    (model / "blobs").mkdir()
+    (model / "snapshots" / COMMIT).mkdir(parents=True)
+    for file in (home / "binary").iterdir():
+        content = file.read_bytes()
+        blob = model / "blobs" / hashlib.sha256(content).hexdigest()
+        blob.write_bytes(content)
+        (model / "snapshots" / COMMIT / file.name).symlink_to(Path("../../blobs") / blob.name)
+
+
 class Hub(BaseHTTPRequestHandler):
     """HEAD and GET of /owner/model/resolve/COMMIT/file, with the headers and error codes that the
-    hub's client looks at. Asked for a model of `last`, it takes no more connections."""
+    hub's client looks at. For models of the owner `refuses-401` it answers so; those of `moving`
+    get another commit as soon as config.json is known. Asked for a model of `last`, it takes no
+    more connections."""
 
     def do_GET(self) -> None:
         owner, model, _, revision, file = self.path.strip("/").split("/")
         path, content = self.server.home / model / file, b""
         if owner == "last":
             self.server.socket.close()
-        if owner == "gated":
+        if owner == "moving" and (revision == "main") != (file == "config.json"):
+            revision = "another"
+        if owner.startswith("refuses-"):
+            self.send_response(int(owner.removeprefix("refuses-")))
+            if model == "private":
+                self.send_header("X-Error-Code", "RepoNotFound")
+            elif owner == "refuses-401":
+                self.send_header("X-Error-Message", "Invalid credentials in Authorization header")
+        elif owner == "gated":
             self.send_response(403)
             self.send_header("X-Error-Code", "GatedRepo")
         elif path.exists() and revision in (COMMIT, "main"):
@@ -181,6 +226,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 PINNED = f"pretrained, commit {COMMIT}\n"
+WITHOUT = "without its head: "
 KNOWN = "not a configuration that transformers knows"
 # Of each checkpoint the revision, and what is printed, one line. HOME is the folder of all.
 CASES = [
@@ -194,25 +240,35 @@ CASES = [
     ("HOME/phone", COMMIT, "expects 8000 Hz audio"),
     ("HOME/pickle", COMMIT, "weights do not load"),
     ("HOME/whisper-pickle", COMMIT, "weights do not load"),
-    ("HOME/others", COMMIT, "fine-tuned to tell apart LABEL_0, LABEL_1, LABEL_2, LABEL_3"),
+    ("HOME/others", COMMIT, f"{WITHOUT}classifier.bias, classifier.weight, projector.bias, "),
     ("HOME/mels", COMMIT, "wants the WhisperFeatureExtractor of 12 mels"),
-    ("HOME/foreign", COMMIT, "classifier.dense.weight"),
+    ("HOME/foreign", COMMIT, f"{WITHOUT}classifier.dense.weight"),
+    ("HOME/deeper", COMMIT, "encoder.layers.7.attention.k_proj.weight, which has no place"),
     ("HOME/nan", COMMIT, "not a number"),
     ("HOME/wider", COMMIT, "weights do not load"),
     ("HOME/torn", COMMIT, "weights do not load"),
     ("me/binary", COMMIT, PINNED),
     ("me/pretrained", COMMIT, PINNED),
     ("me/whisper", COMMIT, PINNED),
+    ("me/sharded", COMMIT, PINNED),
+    ("moving/newest", "main", f"commit {COMMIT}: -S revision={COMMIT} keeps it"),
     ("me/newest", "main", f"commit {COMMIT}: -S revision={COMMIT} keeps it"),
     ("me/absent", COMMIT, "has no such model, and there is no such folder here"),
     ("not a name", COMMIT, "has no such model, and there is no such folder here"),
     ("gated/pretrained", COMMIT, "wants a token"),
-    ("me/bare", COMMIT, "has neither model.safetensors nor pytorch_model.bin of it"),
+    ("refuses-401/private", COMMIT, "a private one wants a token"),
+    ("refuses-401/pretrained", COMMIT, "answers 401: HF_TOKEN is not one of its tokens"),
+    ("refuses-403/pretrained", COMMIT, "answers 403: access is forbidden"),
+    ("refuses-429/pretrained", COMMIT, "answers 429: too many requests"),
+    ("refuses-501/pretrained", COMMIT, "answers 501: Not Implemented"),
+    ("me/bare", COMMIT, "has neither model.safetensors nor model.safetensors.index.json nor "),
     ("me/unprepared", COMMIT, "has no preprocessor_config.json"),
     ("me/spectrogram", COMMIT, "architecture audio-spectrogram-transformer does not fit"),
     ("me/asr", "stable", "has no revision stable of it; every model has its own: -S revision=main"),
     ("last/absent", COMMIT, "has no such model"),
-    ("me/ours", COMMIT, "cannot be reached"),
+    ("me/ours", COMMIT, "cannot be reached, and its cache lacks config.json"),
+    ("cached/binary", COMMIT, PINNED),
+    ("cached/binary", "main", f"commit {COMMIT}: -S revision={COMMIT} keeps it"),
     ("me/pretrained", COMMIT, PINNED),  # which was fetched before
 ]
 ACCEPTED = ("pretrained", "configuration only", PINNED)
@@ -234,6 +290,7 @@ def answers(home, tmp_path_factory) -> tuple[Path, list]:
     for number, (name, revision, _) in enumerate(CASES):
         values.update({"checkpoint": name.replace("HOME", str(home)), "revision": revision})
         YAML().dump(values, folder / f"{number}.yaml")
+    cached(home, folder / "hf/hub")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.home = home
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -259,7 +316,8 @@ def test_one_line_names_the_checkpoint_or_the_reason_against_it(answers, home, n
     out, err = answers[1][number]
     assert name.replace("HOME", str(home)) in out + err
     assert expected in out + err and len((out + err).splitlines()) == 1
-    assert bool(out) == (expected in ACCEPTED or "keeps it" in expected)
+    accepted = expected in ACCEPTED or "keeps it" in expected or expected.startswith(WITHOUT)
+    assert bool(out) == accepted
 
 
 @pytest.mark.slow
@@ -289,6 +347,122 @@ def test_of_whisper_only_the_encoder_is_kept(home, tmp_path, name):
     for key, tensor in loaded.items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, whole[key].to(dtype).float()), key
+
+
+def parameters(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """An encoder's weights by the names that they have in transformers' model."""
+    cnn = encoder.cnn.named_parameters(prefix="feature_extractor")
+    return {**dict(encoder.model.base_model.named_parameters()), **dict(cnn)}
+
+
+def collected(folder: Path, tmp_path: Path) -> Encoder:
+    """The encoder that the stage makes of a local folder."""
+    hub.collect(str(folder), COMMIT, tmp_path)
+    return checkpoint.load(tmp_path, "c", 0)
+
+
+@pytest.mark.parametrize("name", ["sharded", "binary-sharded"])
+def test_weights_in_several_files_are_put_together(home, tmp_path, name):
+    found = parameters(collected(home / name, tmp_path))
+    whole = transformers.AutoModel.from_pretrained(home / "binary")
+    assert found.keys() == dict(whole.named_parameters()).keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in whole.named_parameters())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("tf_model.h5", b"x", "holds tf_model.h5, but none of model.safetensors, "),
+        ("model.fp16.safetensors", b"x", "holds model.fp16.safetensors"),
+        ("adapter_model.bin", b"x", "holds adapter_model.bin"),
+        ("checkpoint_best.pt", b"x", "holds checkpoint_best.pt"),
+        ("model.safetensors", LFS, "model.safetensors: a pointer of Git LFS"),
+        ("preprocessor_config.json", LFS, "preprocessor_config.json: a pointer of Git LFS"),
+        ("pytorch_model.bin", Path("../../blobs/0"), "pytorch_model.bin: a link to ../../blobs/0"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"a": "model-1.safetensors"}}',
+            "has no model-1.safetensors, which its model.safetensors.index.json names",
+        ),
+        ("model.safetensors.index.json", b"[", "weights do not load"),
+    ],
+)
+def test_a_folder_whose_weights_cannot_be_read_never_counts_as_one_without(
+    home, tmp_path, file, content, words
+):
+    place = shutil.copytree(home / "bare", tmp_path / "c")
+    if isinstance(content, Path):
+        (place / file).symlink_to(content)
+    else:
+        (place / file).write_bytes(content)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError) as raised:
+        hub.collect(str(place), COMMIT, tmp_path / "out")
+    assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_what_lies_in_the_cache_is_found_offline(home, tmp_path, monkeypatch):
+    """As with HF_HUB_OFFLINE=1: only pytorch_model.bin, the name that is asked for third."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    cached(home, tmp_path / "cache")
+    (tmp_path / "c").mkdir()
+    assert hub.collect("cached/binary", "main", tmp_path / "c") == (COMMIT, [])
+    assert workplace.digest(tmp_path / "c") == workplace.digest(home / "binary")
+    for file in (tmp_path / "cache").rglob("pytorch_model.bin"):
+        file.unlink()
+    with pytest.raises(UserError, match="is not asked .HF_HUB_OFFLINE., and its cache lacks model"):
+        hub.collect("cached/binary", COMMIT, tmp_path / "c")
+    with pytest.raises(UserError, match="is not asked .* lacks config.json"):
+        hub.collect("cached/nothing", COMMIT, tmp_path / "c")
+
+
+def test_a_processor_holds_the_feature_extractor_in_transformers_5(home, tmp_path):
+    place = shutil.copytree(home / "pretrained", tmp_path / "c")
+    (place / "preprocessor_config.json").unlink()
+    nested = {"feature_extractor": {**PREPROCESSOR, "do_normalize": False},
+              "processor_class": "Wav2Vec2Processor"}  # fmt: skip
+    (place / "processor_config.json").write_text(json.dumps(nested))
+    (tmp_path / "out").mkdir()
+    encoder = collected(place, tmp_path / "out")
+    assert type(encoder.extractor).__name__ == "Wav2Vec2FeatureExtractor"
+    assert not encoder.extractor.do_normalize
+
+
+@pytest.mark.parametrize("kind", ["UniSpeechSat", "WavLM", "Hubert"])
+def test_of_other_models_than_ours_the_encoder_is_taken(tmp_path, kind):
+    """With all that UniSpeech-SAT's pretraining needs beside it, or another's head, of another
+    number of labels or for regression."""
+    write_checkpoint(tmp_path / "c", model_type=MODEL_TYPES[kind], codevector_dim=16)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "c")
+    head = "ForPreTraining" if kind == "UniSpeechSat" else "ForSequenceClassification"
+    config.update({"num_labels": 4, "use_weighted_layer_sum": True, "problem_type": "regression"})
+    torch.manual_seed(0)
+    own = getattr(transformers, f"{kind}{head}")(config)
+    own.save_pretrained(tmp_path / "c")
+    (tmp_path / "out").mkdir()
+    dropped = hub.collect(str(tmp_path / "c"), COMMIT, tmp_path / "out").head
+    assert (dropped == []) == (kind == "UniSpeechSat")
+    encoder = checkpoint.load(tmp_path / "out", "c", 0)
+    assert encoder.model.classifier.out_features == len(EMOTIONS)
+    assert encoder.model.config.problem_type is None
+    found = parameters(encoder)
+    expected = dict(own.base_model.named_parameters())
+    assert all(torch.equal(found[key], expected[key]) for key in expected if key in found)
+    assert expected.keys() - found.keys() <= {"masked_spec_embed"}
+    with pytest.raises(UserError, match="its head tells apart LABEL_0, LABEL_1"):
+        checkpoint.load(tmp_path / "c", "c", 0, headless=False)
+
+
+def test_a_batch_norm_is_refused(tmp_path):
+    write_checkpoint(tmp_path / "c", model_type="hubert", conv_pos_batch_norm=True)
+    with pytest.raises(UserError, match=r"hubert with a batch norm \(conv_pos_batch_norm\)"):
+        checkpoint.read_config(tmp_path / "c", "c")
 
 
 def test_weight_norm_under_its_old_names(home):

@@ -1,5 +1,6 @@
 """The page in a real browser, without a network: all that people do with it works."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import CHROMIUM
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from ruamel.yaml import YAML
 from test_page import write
 
 from ser.corpus import EMOTIONS
@@ -186,6 +188,34 @@ def test_at_night_the_page_is_dark(browser, results):
     light, dark = (sum(map(int, colour[4:-1].split(","))) for colour in (ink, paper))
     assert light > 600 and dark < 120
     assert label.evaluate("text => getComputedStyle(text).fill") == ink
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "<img/src='x'/onerror='hacked=1'>",
+        "</script><script>hacked=1</script><b onclick='hacked=1'>a & b &lt;",
+    ],
+)
+def test_a_title_is_text_wherever_it_stands(browser, results, tmp_path, title):
+    """Of a model or an experiment, who may be anyone's."""
+    folder = Path(shutil.copytree(results, tmp_path / "titled"))
+    values = YAML().load(folder / "params.yaml")
+    values["models"]["svm"] = title
+    YAML().dump(values, folder / "params.yaml")
+    shown = Opened(browser, write(folder, "--no-audio"))
+    assert title in shown.page.locator("#table thead th").all_inner_texts()
+    assert shown.page.evaluate("typeof hacked") == "undefined"
+    assert shown.complaints == []
+
+
+@pytest.mark.parametrize(
+    "markup", ["<img src=x onerror='hacked=1'>", "<iframe srcdoc='<script>top.hacked=1</script>'>"]
+)
+def test_no_script_runs_but_the_page_s_own(opened, markup):
+    with opened.page.expect_console_message():  # that the policy forbids it
+        opened.page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", markup)
+    assert opened.page.evaluate("typeof hacked") == "undefined"
 
 
 @pytest.mark.parametrize(

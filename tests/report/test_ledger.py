@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, one_line
 from dvc.utils.hydra import apply_overrides
+from scipy import stats
 
 from commands import results
 from ser import scoring
@@ -51,6 +52,28 @@ def test_several_seeds_are_their_mean_and_deviation(tmp_path, monkeypatch):
         pd.DataFrame().to_csv(tmp_path / "results" / name / "predictions.csv")
     text = ledger.figure("a", "accuracy", ["a-seed1", "a-seed2"])
     assert text == "72.0 ± 2.0 (first seed 70.0 [60.0, 80.0])"
+
+
+def right(name: str, column: str) -> pd.Series:
+    """The share of right clips of each actor or fold, averaged over the result's seeds."""
+    names = [name, *ledger.settings()["measured"][name].get("seeds", [])]
+    tables = [pd.read_csv(ROOT / "results" / each / "predictions.csv") for each in names]
+    shares = [(t["predicted"] == t["actual"]).groupby(t[column]).mean() for t in tables]
+    return pd.concat(shares, axis=1).mean(axis=1)
+
+
+@pytest.mark.parametrize("second", ["whisper-tiny.en-probe", "whisper-tiny.en-mean"])
+def test_differences_and_folds_are_over_all_seeds(second, monkeypatch):
+    """Three seeds less one, and three less three: each actor's mean over the seeds, then paired."""
+    monkeypatch.chdir(ROOT)
+    first = "whisper-tiny.en-finetuned"
+    gains = right(first, "actor") - right(second, "actor")
+    bounds = stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains))
+    points = ledger.difference(first, second)
+    names = ("accuracy", "accuracy_low", "accuracy_high")
+    assert [points[name] for name in names] == pytest.approx([gains.mean(), *bounds])
+    cells = [f"{share:.1f}" for share in 100 * right(first, "fold")]
+    assert f"| {first} | {' | '.join(cells)} |" in ledger.folds()
 
 
 @pytest.mark.slow

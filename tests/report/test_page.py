@@ -96,7 +96,7 @@ def test_a_player_plays_its_clip(results, page, tmp_path):
     assert len(sounds) == len(page.scripts["pictures"].split("\n")) == 96
     for number in (0, 50, 95):
         (tmp_path / "sound").write_bytes(base64.b64decode(sounds[number]))
-        heard = audio.decode(tmp_path / "sound")
+        heard, _ = audio.decode(tmp_path / "sound")
         clip = audio.read(results / f"data/audio/{page.data['clips']['clip'][number]}.wav")
         assert len(heard) == pytest.approx(len(clip), abs=480)
         length = min(len(heard), len(clip))

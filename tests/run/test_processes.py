@@ -60,6 +60,9 @@ def test_a_mistake_of_all_processes_is_one_line(trained, warm, tmp_path):
     ("changes", "message"),
     [
         ({"num_processes": 9}, "9 processes for the 8 clips of a step"),
+        ({"num_machines": 0}, "num_processes = 2 on num_machines = 0: .*`accelerate config`"),
+        ({"num_machines": 3}, "num_processes = 2 on num_machines = 3: "),
+        ({"num_machines": "two"}, r"default_config.yaml: .*`accelerate config`"),
         ({"num_proceses": 2}, r"default_config.yaml: .*num_proceses.*`accelerate config`"),
     ],
 )
@@ -68,6 +71,17 @@ def test_what_accelerate_config_cannot_ask_for(tmp_path, monkeypatch, changes, m
     file = tmp_path / "hf/accelerate/default_config.yaml"
     monkeypatch.setattr(config_args, "default_config_file", str(file))
     with pytest.raises(UserError, match=message):
+        processes.launch("stages.w2v_finetune", "0", most=8)
+
+
+def test_half_the_variables_of_a_group_are_one_line(monkeypatch):
+    for name in processes.GROUP:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(UserError, match="LOCAL_RANK is set, RANK, WORLD_SIZE, .* not: unset it"):
+        processes.launch("stages.w2v_finetune", "0", most=8)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(UserError, match="RANK, MASTER_ADDR, MASTER_PORT not"):
         processes.launch("stages.w2v_finetune", "0", most=8)
 
 

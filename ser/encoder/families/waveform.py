@@ -39,6 +39,7 @@ class Waveform(Encoder):
         "lm_head.",
         "speaker_proj.",
         "label_embeddings",
+        "layer_norm_for_extract",
         "masked_spec_embed",
     )
 
@@ -61,16 +62,21 @@ class Waveform(Encoder):
         self.shortest = next(n for n in range(1, audio.SAMPLE_RATE) if self.frames_of(n) > 0)
 
         # From here on the model takes features for samples, and a mask of frames for a mask of
-        # samples; and what SpecAugment hides is drawn from lengths that are known on the CPU.
+        # samples, from which transformers would make one of frames in a way that a GPU waits for;
+        # and what SpecAugment hides is drawn from lengths that are known on the CPU.
         base.feature_extractor = nn.Identity()
-        for part in (model, base):
-            part._get_feat_extract_output_lengths = lambda lengths, add_adapter=None: lengths
+        base._get_feature_vector_attention_mask = lambda frames, mask, add_adapter=None: mask
         base._mask_hidden_states = self.hide
 
     @staticmethod
     def problem(config: Any, extractor: Any) -> str | None:
         if getattr(config, "add_adapter", False):
             return "with an adapter on top of the transformer (add_adapter) does not fit"
+        if getattr(config, "conv_pos_batch_norm", False):
+            return (
+                "with a batch norm (conv_pos_batch_norm) does not fit: what a clip gives would "
+                "depend on what it is batched with"
+            )
         return None
 
     @staticmethod
@@ -96,6 +102,8 @@ class Waveform(Encoder):
             "mask_feature_length": settings.mask_feature_length,
             "mask_feature_min_masks": 0,  # transformers' WavLM lacks it, and would stop
         }
+        if not settings.dropout:  # inside the feed-forward layers, else as the checkpoint has it
+            changes["activation_dropout"] = 0.0
         return changes, []
 
     @torch.inference_mode()

@@ -60,6 +60,8 @@ class Whisper(Encoder):
         0.1.
         """
         changes: dict[str, object] = {
+            "dropout": 0.0,
+            "activation_dropout": 0.0,
             "attention_dropout": settings.attention_dropout,
             "apply_spec_augment": settings.mask_time_prob + settings.mask_feature_prob > 0,
             "mask_time_prob": settings.mask_time_prob,

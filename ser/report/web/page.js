@@ -84,6 +84,8 @@ function opinion(row, answer) {
     `${answer.verdict}: ${answer.predicted}, ${answer.confidence} %` , role: "text" }, text), bars);
 }
 
+// DataTables takes titles and cells for HTML.
+const { escapeHtml } = DataTable.util;
 const plain = (name, title = name) => ({ data: name, title, label: title, className: "fact" });
 const columns = [
   { data: "clip", title: "clip", build: (row) => make("div", {}, make("code", {}, row.clip),
@@ -96,7 +98,7 @@ const columns = [
   plain("intensity"),
   ...(withAudio ? [{ data: null, title: "listen", orderable: false, searchable: false,
     defaultContent: "", build: listen }] : []),
-  ...models.map((model, index) => ({ title: model.title, searchable: false, label: model.title,
+  ...models.map((model, index) => ({ title: escapeHtml(model.title), searchable: false, label: model.title,
     data: (row) => row.answers[index].confidence, type: "num", className: "dt-left",
     build: (row) => opinion(row, row.answers[index]) })),
 ];
@@ -108,7 +110,8 @@ for (const column of columns) {
 }
 const first = columns.length - models.length; // the first model's column
 const table = new DataTable("#table", {
-  data: rows, columns, autoWidth: false, pageLength: 20, lengthMenu: [10, 20, 50, 100],
+  data: rows, columns, columnDefs: [{ targets: "_all", render: DataTable.render.text() }],
+  autoWidth: false, pageLength: 20, lengthMenu: [10, 20, 50, 100],
   order: [[0, "asc"]],
   layout: { topStart: null, topEnd: null, bottomStart: ["info", "pageLength"], bottomEnd: "paging" },
   language: { info: "_START_ to _END_ of _TOTAL_", infoFiltered: "", lengthMenu: "_MENU_ a page",
