@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from ser import audio, corpus, models
+from ser import audio, corpus
 from ser.run import errors
+from ser.trained import models
 
 if TYPE_CHECKING:
     import gradio
