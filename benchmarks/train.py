@@ -78,7 +78,7 @@ def write_checkpoint(folder: Path, config: Path | None) -> None:
         dropout = {"activation_dropout": 0.0, "feat_proj_dropout": 0.1, "final_dropout": 0.0}
         transformers.Wav2Vec2Config(layerdrop=0.0, **dropout).save_pretrained(folder)
         transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
-    checkpoint.load(folder, "random", 0).save(folder)
+    checkpoint.load(folder, "random", 0, labels=LABELS).save(folder)
 
 
 def rate(dtype: torch.dtype, where: torch.device) -> float:

@@ -10,7 +10,7 @@ from ser import corpus
 from ser.run.errors import UserError
 
 RANDOM_FOLDS = 6
-ACTORS = range(1, 25)  # of RAVDESS
+ACTORS = tuple(range(1, 25))  # of RAVDESS
 Speaker = int | str
 Scheme = str | int | list[list[Speaker]]
 

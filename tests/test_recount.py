@@ -96,6 +96,7 @@ GROUPS = {
         "gender": table["speaker"].map(lambda speaker: "male" if speaker % 2 else "female"),
         "intensity": table["clip"].str[9:11].map({"01": "normal", "02": "strong"}),
         "statement": table["clip"].str[13:14],
+        "repetition": table["clip"].str[16:17],
     },
 }
 

@@ -26,6 +26,7 @@ URL = f"https://zenodo.org/records/1188976/files/{ARCHIVE}?download=1"
 MD5 = "bc696df654c87fed845eb13823edef8a"
 MANIFEST = Path(__file__).with_name("ravdess.md5")
 
+ACTORS = range(1, 25)
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 # Modality (03 = audio only), channel (01 = speech), emotion, intensity, statement, repetition and
 # actor.

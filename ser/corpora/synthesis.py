@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ser import audio, protocols
+from ser import audio
 from ser.corpora import ravdess
 from ser.run import parallel
 
@@ -156,7 +156,7 @@ def write(folder: Path, takes: int, seconds: float) -> None:
         seconds: mean length of a clip.
     """
     jobs = []
-    for speaker in protocols.ACTORS:
+    for speaker in ravdess.ACTORS:
         home = folder / f"Actor_{speaker:02}"
         home.mkdir(parents=True)
         for emotion in range(1, 1 + len(ravdess.EMOTIONS)):

@@ -15,7 +15,7 @@ def test_figures_have_the_bounds_that_all_figures_have():
         values = [100 * figures[key] for key in (name, f"{name}_low", f"{name}_high")]
         assert "{:.1f} % [{:.1f} %, {:.1f} %]".format(*values) in text
     assert "240 clips of speakers 1, 2, 3, 4" in text
-    assert "Actors 5, 6, 7, 8" in text
+    assert "Speakers 5, 6, 7, 8" in text
 
 
 def test_a_single_speaker_has_no_bounds():
