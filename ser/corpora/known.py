@@ -90,8 +90,7 @@ def savee(groups: dict[str, str]) -> dict[str, object]:
 def of_ravdess(groups: dict[str, str]) -> dict[str, object]:
     """Livingstone and Russo (2018), PLoS ONE 13(5): e0196391."""
     facts = ravdess.describe(groups["name"])
-    del facts["clip"]
-    return facts
+    return {name: value for name, value in facts.items() if name != "clip"}
 
 
 CORPORA = {

@@ -113,7 +113,8 @@ class Encoder(nn.Module, abc.ABC):
         if head:
             for parameter in self.parameters_of_head():
                 parameter.requires_grad_(False)
-            self.head = head(len(self.layers), self.width, model.config.num_labels, head_dropout)
+            labels = len(model.config.id2label or ())
+            self.head = head(len(self.layers), self.width, labels, head_dropout)
 
     @abc.abstractmethod
     def adapt(self, model: Any) -> None:
