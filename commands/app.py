@@ -46,7 +46,10 @@ def knowledge(trained: dict[str, models.Trained]) -> Iterator[str]:
         alike.setdefault((model.corpus, *model.labels), []).append(name)
     for (name, *labels), group in alike.items():
         source = f"{corpus.title(name)}{KNOWN.get(name, '')}" if name else "an unnamed corpus"
-        yield f"{', '.join(group)}: trained on {source}. An answer is always one of {', '.join(labels)}."
+        yield (
+            f"{', '.join(group)}: trained on {source}. An answer is always one of "
+            f"{', '.join(labels)}."
+        )
 
 
 def answers(
