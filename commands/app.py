@@ -12,6 +12,7 @@ Reads:  the models in data/models, or those named
 
 import argparse
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,10 @@ def knowledge(trained: dict[str, models.Trained]) -> Iterator[str]:
         alike.setdefault((model.corpus, *model.labels), []).append(name)
     for (name, *labels), group in alike.items():
         source = f"{corpus.title(name)}{KNOWN.get(name, '')}" if name else "an unnamed corpus"
-        yield f"{', '.join(group)}: trained on {source}. Knows only {', '.join(labels)}."
+        yield (
+            f"{', '.join(group)}: trained on {source}. An answer is always one of "
+            f"{', '.join(labels)}."
+        )
 
 
 def answers(
@@ -126,6 +130,10 @@ def main() -> None:
     names = options.model or sorted(path.name for path in stored.glob("*/"))
     if not names:
         raise errors.UserError(f"{stored}: no model there; `dvc repro` makes them")
+    try:
+        socket.create_server((options.host, 0)).close()
+    except OSError as error:
+        raise errors.UserError(f"--host {options.host}: {error.strerror}") from None
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
@@ -138,19 +146,16 @@ def main() -> None:
         page = build({name: models.load(name) for name in names})
         # The system's fonts: the theme's own come from the network.
         theme = gradio.themes.Default(font="system-ui", font_mono="monospace")
-        try:
-            _, address, _ = page.launch(
-                server_name=options.host,
-                share=False,
-                theme=theme,
-                footer_links=[],
-                run_history=False,  # nor does the browser keep any
-                ssr_mode=False,
-                prevent_thread_lock=True,
-                quiet=True,
-            )
-        except OSError:
-            raise errors.UserError(f"--host {options.host}: no page can be served there") from None
+        _, address, _ = page.launch(
+            server_name=options.host,
+            share=False,
+            theme=theme,
+            footer_links=[],
+            run_history=False,  # nor does the browser keep any
+            ssr_mode=False,
+            prevent_thread_lock=True,
+            quiet=True,
+        )
         try:
             print(f"{address} has the page; Ctrl-C ends it", flush=True)
             threading.Event().wait()

@@ -111,7 +111,7 @@ def bars(page: Page) -> dict[str, int]:
 @pytest.mark.browser
 def test_a_dropped_file_gets_the_answers_of_predict(home, page):
     path = home / "data/audio/c4.wav"
-    knows = "svm: trained on my <i>clips. Knows only ja <b>, 1, so, *so*."
+    knows = "svm: trained on my <i>clips. An answer is always one of ja <b>, 1, so, *so*."
     expect(page.get_by_text(knows, exact=True)).to_be_visible(timeout=60_000)
     drop(page, path)
     answer = workplace.answers(home, "svm", path)[0]
@@ -153,9 +153,11 @@ def test_a_recording_of_the_microphone_is_answered(page):
     page.get_by_role("button", name="Play", exact=True).click()
 
 
-def test_without_gradio_or_a_model_it_says_what_to_do(tmp_path, monkeypatch):
+def test_without_gradio_a_model_or_an_address_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setitem(sys.modules, "gradio", None)
     one_line(workplace.outcome(tmp_path, "commands.app"), "data/models: no model", "`dvc repro`")
     done = workplace.outcome(tmp_path, "commands.app", "--model", "svm")
     one_line(done, "the page needs gradio, which is not installed: `make app`")
+    done = workplace.outcome(tmp_path, "commands.app", "--model", "svm", "--host", "203.0.113.7")
+    one_line(done, "--host 203.0.113.7: ")
