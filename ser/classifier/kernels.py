@@ -93,7 +93,7 @@ def fit(
 
     Args:
         kernel: of the training clips with each other, shape (n, n).
-        labels: shape (n,), of at least three classes.
+        labels: shape (n,), of at least two classes.
         costs: the values of C.
 
     Yields:
@@ -109,11 +109,17 @@ def fit(
         machine = LogisticRegression(solver="newton-cg", tol=1e-6, max_iter=1000, warm_start=True)
         for C in costs:
             machine.set_params(C=C).fit(axes * roots, labels)
-            yield machine.coef_ / roots @ axes.T, machine.intercept_.copy()
+            margins, intercepts = machine.coef_ / roots @ axes.T, machine.intercept_.copy()
+            if len(machine.classes_) == 2:  # of the second alone
+                margins, intercepts = (
+                    np.concatenate([-half, half]) for half in (margins / 2, intercepts / 2)
+                )
+            yield margins, intercepts
         return
     for C in costs:
         machine = SVC(kernel="precomputed", C=C, decision_function_shape="ovo").fit(kernel, labels)
-        yield pairwise_coefficients(machine), machine.intercept_
+        sign = -1 if len(machine.classes_) == 2 else 1  # scikit-learn turns two classes round
+        yield sign * pairwise_coefficients(machine), sign * machine.intercept_
 
 
 def pairwise_coefficients(machine: SVC) -> np.ndarray:

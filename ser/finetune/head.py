@@ -68,5 +68,8 @@ class LayersHead(nn.Module):
         # To the end: where one stops early depends on the last digits, as of several processes.
         probe = LogisticRegression(C=C, solver="newton-cg", tol=1e-6, max_iter=ITERATIONS)
         probe.fit(scaler.transform(pooled.astype(float)), labels)
-        self.linear.weight[probe.classes_] = torch.from_numpy(probe.coef_).to(self.linear.weight)
-        self.linear.bias[probe.classes_] = torch.from_numpy(probe.intercept_).to(self.linear.bias)
+        weight, bias = probe.coef_, probe.intercept_
+        if len(probe.classes_) == 2:  # of the second alone
+            weight, bias = (np.concatenate([-half, half]) for half in (weight / 2, bias / 2))
+        self.linear.weight[probe.classes_] = torch.from_numpy(weight).to(self.linear.weight)
+        self.linear.bias[probe.classes_] = torch.from_numpy(bias).to(self.linear.bias)

@@ -17,6 +17,7 @@ from conftest import ROOT, one_line
 from ruamel.yaml import YAML
 
 from ser import corpus, tables
+from ser.classifier import crossval
 from ser.corpora import folder, known
 from ser.run.errors import UserError
 from stages import split
@@ -95,6 +96,26 @@ def test_any_labels_and_formats_go_from_a_folder_to_figures(tmp_path):
     assert len(predictions) == len(clips) == 24
     assert (place / "metrics/svm.json").exists()
     assert list(tables.read(place / "metrics/svm/labels.csv")["label"]) == list(labels)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "logistic", "rbf", "rbf_mean"])
+def test_two_labels_are_told_apart(kernel):
+    """Of which scikit-learn's machines have the signs the other way round, or one margin."""
+    rng = np.random.default_rng(0)
+    clips = pd.DataFrame({
+        "clip": [f"c{number:02}" for number in range(48)], "file": "-",
+        "speaker": np.repeat(np.arange(12), 4), "label": ["yes", "yes", "no", "yes"] * 12,
+        "fold": np.repeat([0, 1, 2], 16),
+    })  # fmt: skip
+    values = rng.normal(0, 0.3, (48, 6)) + (clips["label"] == "yes").to_numpy()[:, None]
+    table = pd.DataFrame(values, columns=[f"stat_{number}" for number in range(6)])
+    candidates = [{"blocks": {"stat": 1.0}, "kernel": kernel, "C": 10.0, "gamma": 0.5}]
+    data = crossval.Data(clips, table, {"mfcc": {}})
+    _, rows, shares = crossval.fit_fold((clips["fold"] != 0).to_numpy(), data, candidates, 3)
+    assert rows[0]["accuracy"] > 0.9
+    assert (shares.idxmax(axis=1) == clips["label"][:16]).mean() > 0.9
+    assert list(shares.columns) == ["yes", "no"]
+    assert shares.max(axis=1).mean() > 0.8
 
 
 @pytest.mark.filterwarnings(

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from ser import audio
 from ser.corpora.ravdess import EMOTIONS
 from ser.finetune import train, trained
+from ser.finetune.head import LayersHead
 from ser.run.errors import UserError
 
 
@@ -45,6 +46,24 @@ def test_it_starts_as_a_logistic_regression_on_the_frozen_encoder(folder):
     expected = probe.predict_proba(pooled)
     assert found / found.sum(1, keepdims=True) == pytest.approx(expected, abs=2e-3)
     assert expected.max(1).mean() > 0.3  # it says something
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_the_probe_it_starts_as_knows_two_labels_too(labels):
+    """Of which scikit-learn has one margin, and the head two logits."""
+    rng = np.random.default_rng(0)
+    numbers = np.arange(60) % labels
+    pooled = rng.normal(0, 0.3, (60, 8)).astype(np.float32)
+    pooled[np.arange(60), numbers] += 1
+    head = LayersHead(1, 4, labels, 0.0)
+    head.fit(pooled, numbers, 1.0)
+    standard = StandardScaler().fit(pooled.astype(float))
+    probe = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000)
+    expected = probe.fit(standard.transform(pooled), numbers).predict_proba(
+        standard.transform(pooled)
+    )
+    logits = head.linear((torch.from_numpy(pooled) - head.centre) / head.scale)
+    assert logits.softmax(1).detach().numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_held_out_clips_change_nothing(folder, tmp_path):
