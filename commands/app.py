@@ -2,10 +2,10 @@
 
     python -m commands.app [--model NAME|FOLDER ...] [--host ADDRESS]
 
-The page has the waveform and a player, each model's probabilities as bars, and says what the models
-know. It needs Gradio (`make app` installs it) and no network, is served to this machine alone
-unless --host says otherwise, and ends with Ctrl-C. Nothing is kept: a recording is deleted within
-an hour, all of them when the page ends.
+The page has the waveform and a player, each model's probabilities as bars, those of a file of more
+than a minute along time, and says what the models know. It needs Gradio (`make app` installs it)
+and no network, is served to this machine alone unless --host says otherwise, and ends with Ctrl-C.
+Nothing is kept: a recording is deleted within an hour, all of them when the page ends.
 
 Reads:  the models in data/models, or those named
 """
@@ -13,24 +13,25 @@ Reads:  the models in data/models, or those named
 import argparse
 import os
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from markupsafe import Markup
 
 from ser import audio, corpus
 from ser.run import errors
-from ser.trained import models
+from ser.trained import models, windows
 
 if TYPE_CHECKING:
     import gradio
+    from matplotlib.figure import Figure
 
-LONGEST = 60  # seconds, as commands.predict
 KEPT = 3600  # seconds for which a recording can be listened to again
+WINDOW, STEP = 4, 2  # seconds, of a recording that is too long to be answered as a whole
 
 # What else the page says of a corpus, by the value of `corpus` in params.yaml.
 KNOWN = {
@@ -52,47 +53,60 @@ def knowledge(trained: dict[str, models.Trained]) -> Iterator[str]:
         )
 
 
-def answers(
-    trained: dict[str, models.Trained], path: str
-) -> tuple[list[str], list[dict[str, float] | None]]:
-    """The models' answers for a recording.
+def loaded(names: list[str]) -> tuple[dict[str, models.Trained], list[str]]:
+    """The models of these names, and a line on each that is broken, which stderr has, too.
 
-    Returns:
-        lines that say what could not be read of it, or why there is no answer; for each model a
-        probability per label, or None.
+    Raises:
+        UserError: all are.
     """
-    clip = Path(path).name
-    lines: list[str] = []
-    found: list[dict[str, float] | None] = []
-    try:
-        samples, notes = audio.decode(path, limit=LONGEST)
-    except errors.UserError as error:
-        return [str(error).replace(path, clip)], [None for _ in trained]
-    lines += [f"{clip}: {note}" for note in notes]
-    for name, model in trained.items():
+    trained, failures = {}, []
+    for name in names:
         try:
-            probabilities = model.probabilities(samples / np.float32(2**15), clip)
-            if not np.isfinite(probabilities).all():
-                raise errors.UserError(f"{clip}: the model's answer is not a number")
+            trained[name] = models.load(name)
         except errors.UserError as error:
-            lines.append(f"{name}: {error}")
-            found.append(None)
-        else:
-            found.append(dict(zip(model.labels, probabilities.tolist(), strict=True)))
-    return lines, found
+            failures.append(str(error))
+    if not trained:
+        raise errors.UserError("; ".join(failures))
+    for failure in failures:
+        print(f"app: {failure}", file=sys.stderr)
+    return trained, failures
+
+
+def answer(
+    model: models.Trained, path: str
+) -> tuple["dict[str, float] | Figure | None", list[str]]:
+    """A model's answer on a recording: a probability per label, or, of more than a minute, their
+    picture along time, as far as there are any; and lines on what could not be read, or why there
+    is no answer."""
+    found, notes = windows.hear(model, path)
+    lines = [f"{path}: {note}" for note in notes]
+    if not isinstance(found, errors.UserError):
+        return dict(zip(model.labels, found.tolist(), strict=True)), lines
+    if not isinstance(found, audio.LengthError):
+        return None, [*lines, str(found)]
+    long: list[windows.Answer] = []
+    notes = [f"more than a minute, so in windows of {WINDOW} s, every {STEP} s"]
+    try:
+        long.extend(windows.answers(model, path, WINDOW, STEP, notes))
+    except errors.UserError as error:
+        lines = [str(error)]
+    lines += [f"{path}: {note}" for note in notes]
+    return windows.draw(long, model.labels, Path(path).name) if long else None, lines
 
 
 def paragraphs(lines: Iterable[str]) -> str:
-    """Lines as HTML."""
-    return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
+    """Lines as HTML, each once."""
+    return Markup("").join(Markup("<p>{}</p>").format(line) for line in dict.fromkeys(lines))
 
 
-def build(trained: dict[str, models.Trained]) -> "gradio.Blocks":
-    """The page on which these models answer, by their names."""
+def build(trained: dict[str, models.Trained], failures: list[str]) -> "gradio.Blocks":
+    """The page on which these models answer, by their names, and which says what is wrong with
+    others."""
     import gradio
 
     with gradio.Blocks(title="Your own voice", delete_cache=(60, KEPT)) as page:
-        gradio.HTML(Markup("<h1>Your own voice</h1>") + paragraphs(knowledge(trained)))
+        text = paragraphs([*knowledge(trained), *failures])
+        gradio.HTML(Markup("<h1>Your own voice</h1>") + text)
         recording = gradio.Audio(
             sources=["upload", "microphone"],
             type="filepath",
@@ -102,13 +116,27 @@ def build(trained: dict[str, models.Trained]) -> "gradio.Blocks":
         remarks = gradio.HTML(elem_id="remarks")
         with gradio.Row():
             bars = [gradio.Label(label=name) for name in trained]
+        plots = [gradio.Plot(label=name, visible=False) for name in trained]
 
-        def answer(path: str | None) -> list:
-            """What stands on the page for a recording; None: it was taken away."""
-            lines, found = answers(trained, path) if path else ([], [None] * len(bars))
-            return [paragraphs(lines), *found]
+        def show(path: str | None) -> Iterator[dict]:
+            """What stands on the page for a recording, model by model; None: it was taken away."""
+            shown = {bar: gradio.Label(None, visible=True) for bar in bars}
+            shown |= {plot: gradio.Plot(None, visible=False) for plot in plots} | {remarks: ""}
+            yield shown
+            lines: list[str] = []
+            for bar, plot, model in zip(bars, plots, trained.values(), strict=True):
+                found, more = answer(model, path) if path else (None, [])
+                if isinstance(found, dict):
+                    shown[bar] = found
+                elif found:
+                    shown |= {
+                        bar: gradio.Label(visible=False),
+                        plot: gradio.Plot(found, visible=True),
+                    }
+                lines += [line.replace(path, Path(path).name) for line in more]
+                yield shown | {remarks: paragraphs(lines)}
 
-        recording.change(answer, recording, [remarks, *bars], api_visibility="private")
+        recording.change(show, recording, [remarks, *bars, *plots], api_visibility="private")
     return page
 
 
@@ -143,7 +171,7 @@ def main() -> None:
                 f"the page needs {error.name}, which is not installed: `make app`, or `pip install "
                 "--no-deps --requirement requirements-app.txt`"
             ) from None
-        page = build({name: models.load(name) for name in names})
+        page = build(*loaded(names))
         # The system's fonts: the theme's own come from the network.
         theme = gradio.themes.Default(font="system-ui", font_mono="monospace")
         _, address, _ = page.launch(

@@ -21,7 +21,6 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,36 +40,22 @@ def warn(model: models.Trained) -> None:
         )
 
 
-# A clip's name, and a line of the output, why there is none, or what should be known of the clip.
-Found = tuple[str, "Row | errors.UserError | str"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the output.
-
-    Attributes:
-        times: start and end in seconds; of a whole clip none.
-        probabilities: of the labels, shape (labels,); None: silence.
-    """
-
-    times: dict[str, float]
-    probabilities: np.ndarray | None
+# Start and end in seconds, of a whole clip neither, and the probabilities; None: silence.
+Row = tuple[list[float], np.ndarray | None]
+# A clip's name, and a row, the reason why there is none, or what should be known of the clip.
+Found = tuple[str, Row | errors.UserError | str]
 
 
 def clip_by_clip(model: models.Trained, clips: list[str]) -> Iterator[Found]:
     """Answers on whole clips, on all cores."""
     # Standard input is read here: no other process has it.
-    piped = {clip: windows.decode(clip) for clip in {"-"} & {*clips}}
-
-    def hear(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
-        samples, notes = piped[clip] if clip in piped else windows.decode(clip)
-        return windows.answer(model, clip, samples), notes
-
-    answers = parallel.streamed(hear, clips, None)
+    piped = {clip: windows.hear(model, clip) for clip in {"-"} & {*clips}}
+    answers = parallel.streamed(
+        lambda clip: piped.get(clip) or windows.hear(model, clip), clips, None
+    )
     for clip, (found, notes) in zip(clips, answers, strict=True):
         yield from ((clip, note) for note in notes)
-        yield clip, found if isinstance(found, errors.UserError) else Row({}, found)
+        yield clip, found if isinstance(found, errors.UserError) else ([], found)
 
 
 def window_by_window(
@@ -82,7 +67,7 @@ def window_by_window(
         answers = []
         try:
             for answer in windows.answers(model, clip, window, step, notes):
-                yield clip, Row({"start": answer.start, "end": answer.end}, answer.probabilities)
+                yield clip, ([answer.start, answer.end], answer.probabilities)
                 if plot:
                     answers.append(answer)
         except errors.UserError as error:
@@ -97,30 +82,30 @@ def window_by_window(
 
 def printer(options: argparse.Namespace, labels: list[str]) -> Callable[[str, Row], None]:
     """A function that prints the row of a clip, as a table, CSV or JSON, after the header."""
-    clips = [errors.as_line(clip) for clip in options.clips]
-    width, wide = max(map(len, clips)), max(9, *map(len, labels))
+    wide = max(9, *map(len, labels))
+    times = ["start", "end"] if options.window else []
+    header = ["clip", *times, "predicted", *labels]
+    first = max(len(errors.as_line(clip)) for clip in options.clips)
+    formats = [f"<{first}", *(">9.2f" for _ in times), f"<{wide}", *(f">{wide}.3f" for _ in labels)]
     table = csv.writer(sys.stdout, lineterminator="\n")
-    times = ("start", "end") if options.window else ()
     if options.csv:
-        table.writerow(["clip", *times, "predicted", *labels])
+        table.writerow(header)
     elif not options.json:
-        named = [f"{name:>9}" for name in times], [f"{label:>{wide}}" for label in labels]
-        print("clip".ljust(width), *named[0], "predicted".ljust(wide), *named[1])
+        print(*map(format, header, (form.split(".")[0] for form in formats)))
 
     def show(clip: str, row: Row) -> None:
-        shares = None if row.probabilities is None else row.probabilities.tolist()
+        seconds, probabilities = row
+        shares = None if probabilities is None else probabilities.tolist()
         predicted = labels[np.argmax(shares)] if shares else windows.SILENCE
+        cells = [errors.as_line(clip), *seconds, predicted, *(shares or [])]
         if options.json:
             by_label = dict(zip(labels, shares, strict=True)) if shares else None
             answer = {"predicted": predicted, "probabilities": by_label}
-            print(json.dumps({"clip": clip, **row.times, **answer}))
+            print(json.dumps({"clip": clip, **dict(zip(times, seconds, strict=True)), **answer}))
         elif options.csv:
-            cells = shares or [None] * len(labels)
-            table.writerow([errors.as_line(clip), *row.times.values(), predicted, *cells])
+            table.writerow([*cells, *[None] * (len(header) - len(cells))])
         else:
-            where = [f"{seconds:9.2f}" for seconds in row.times.values()]
-            cells = [f"{share:{wide}.3f}" for share in shares or []]
-            print(errors.as_line(clip).ljust(width), *where, predicted.ljust(wide), *cells)
+            print(*map(format, cells, formats))
         sys.stdout.flush()
 
     return show
@@ -181,7 +166,7 @@ def main() -> None:
     show = printer(options, model.labels)
     failed = False
     for clip, item in found:
-        if isinstance(item, Row):
+        if isinstance(item, tuple):
             show(clip, item)
         elif isinstance(item, errors.UserError):
             failed = True

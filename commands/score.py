@@ -81,14 +81,9 @@ def hear(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The clips that have an answer, and the probabilities of the model's labels in each; of the
     others, and of what is lost of one, a line on stderr."""
-
-    def one(path: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
-        samples, notes = windows.decode(path)
-        return windows.answer(model, path, samples), notes
-
     answers = {}
     paths = [str(folder / file) for file in clips["file"]]
-    found = parallel.over(one, paths, "score")
+    found = parallel.over(lambda path: windows.hear(model, path), paths, "score")
     for index, path, (answer, notes) in zip(clips.index, paths, found, strict=True):
         for note in notes:
             print(f"score: {errors.as_line(path)}: {note}", file=sys.stderr)

@@ -47,6 +47,10 @@ SILENCE = 8  # steps of 16 bits from the lowest to the highest sample: dither, a
 BEYOND = 4  # full scale: no decoder overshoots as far
 
 
+class LengthError(UserError):
+    """A recording that is longer than a limit."""
+
+
 @dataclass
 class Tally:
     """What has been read of a recording.
@@ -85,7 +89,7 @@ def decode(
         such as how much of the file could not be read.
 
     Raises:
-        UserError: as `pieces`; or what the file holds is silence.
+        LengthError, UserError: as `pieces`; or what the file holds is silence.
     """
     notes: list[str] = []
     samples = np.concatenate(list(pieces(source, notes, rate, limit)))
@@ -245,7 +249,7 @@ def decoded(
             for frame in frames:
                 tally.seconds += Fraction(frame.samples, frame.sample_rate)
                 if limit is not None and tally.seconds > limit:
-                    raise UserError(
+                    raise LengthError(
                         f"{source}: longer than {limit:g} s; cut it into utterances of at most that"
                     )
                 yield frame

@@ -66,10 +66,10 @@ def test_a_window_is_answered_as_the_same_stretch_alone(tmp_path):
     assert len(found) == 14 and notes == []
     for part in found:
         inside = wave[int(part.start * RATE) : int(part.end * RATE)]
-        samples, _ = windows.decode(str(written(tmp_path / "part.wav", inside)))
+        samples, _ = audio.decode(written(tmp_path / "part.wav", inside))
         np.testing.assert_array_equal(part.probabilities, windows.answer(MODEL, "", samples))
     (whole,) = windows.answers(MODEL, str(source), 60, 30, notes)
-    alone = windows.answer(MODEL, "", windows.decode(str(source))[0])
+    alone, _ = windows.hear(MODEL, str(source))
     np.testing.assert_array_equal(whole.probabilities, alone)
 
 
@@ -99,12 +99,21 @@ def test_hours_take_no_more_memory_than_minutes(tmp_path):
     assert silent == 719
 
 
-def test_what_is_no_recording_midway_is_an_error(tmp_path):
+@pytest.mark.parametrize("who", ["recording", "model"])
+def test_an_error_midway_comes_after_the_answers_before_it(tmp_path, who):
+    """Of the recording, which is read before it is answered, or of the model."""
     wave = noise(60, -20).astype(np.float32)
-    wave[40 * RATE] = np.nan
+    wave[41 * RATE] = np.nan if who == "recording" else 1
     soundfile.write(tmp_path / "odd.wav", wave, RATE, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"odd\.wav: holds samples that are not numbers"):
-        list(windows.answers(MODEL, str(tmp_path / "odd.wav"), 4, 2, []))
+
+    def afraid(samples: np.ndarray, clip: str) -> np.ndarray:
+        return np.full(2, np.nan if samples.max() > 0.9 else 0.5)
+
+    model = models.Trained(Path("model"), ["loud", "soft"], None, afraid)
+    found = []
+    with pytest.raises(UserError, match=r"odd\.wav: .* not (numbers|a number)"):
+        found.extend(windows.answers(model, str(tmp_path / "odd.wav"), 4, 2, []))
+    assert [part.start for part in found] == list(range(0, 38, 2))
 
 
 def test_a_picture_shows_silence_and_any_label(tmp_path):

@@ -65,34 +65,31 @@ class Answer:
     outline: np.ndarray
 
 
-def decode(clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
-    """Decode a clip of up to `LONGEST` seconds: int16 samples, shape (n,), 16 kHz, or the reason
-    why there are none; and what should be known of them."""
-    try:
-        return audio.decode(clip, limit=LONGEST)
-    except errors.UserError as error:
-        return error, []
-
-
-def answer(
-    model: models.Trained, clip: str, samples: np.ndarray | errors.UserError
-) -> np.ndarray | errors.UserError:
-    """A clip's probabilities of the model's labels, shape (labels,); or the reason why there are
-    none.
+def answer(model: models.Trained, clip: str, samples: np.ndarray) -> np.ndarray:
+    """A model's probabilities of its labels, shape (labels,).
 
     Args:
         clip: name for messages.
-        samples: what `decode` has first.
+        samples: int16, shape (n,), 16 kHz.
+
+    Raises:
+        UserError: the model has no answer.
     """
-    if isinstance(samples, errors.UserError):
-        return samples
-    try:
-        probabilities = model.probabilities(samples / np.float32(2**15), clip)
-    except errors.UserError as error:
-        return error
+    probabilities = model.probabilities(samples / np.float32(2**15), clip)
     if not np.isfinite(probabilities).all():
-        return errors.UserError(f"{clip}: the model's answer is not a number")
+        raise errors.UserError(f"{clip}: the model's answer is not a number")
     return probabilities
+
+
+def hear(model: models.Trained, clip: str) -> tuple[np.ndarray | errors.UserError, list[str]]:
+    """A model's answer on a file of up to `LONGEST` seconds (`-`: standard input), or the reason
+    why there is none; and what should be known of the file."""
+    notes: list[str] = []
+    try:
+        samples, notes = audio.decode(clip, limit=LONGEST)
+        return answer(model, clip, samples), notes
+    except errors.UserError as error:
+        return error, notes
 
 
 def cut(pieces: Iterable[np.ndarray], window: float, step: float) -> Iterator[Window]:
@@ -141,22 +138,30 @@ def answers(
         notes: takes on, at the end, a line for each thing that should be known.
 
     Raises:
-        UserError: as `audio.pieces`; or the model has no answer.
+        UserError: as `audio.pieces`; or the model has no answer. All windows before have one.
     """
 
-    def hear(part: Window) -> Answer | errors.UserError:
+    def answered(part: Window | errors.UserError) -> Answer | errors.UserError:
+        if isinstance(part, errors.UserError):
+            return part
         whole = part.samples[: len(part.samples) // FINE * FINE].reshape(-1, FINE)
         outline = np.stack([whole.min(axis=1), whole.max(axis=1)], axis=1)
-        if is_silent(part.samples):
-            return Answer(part.start, part.end, None, outline)
-        probabilities = answer(model, source, part.samples)
-        if isinstance(probabilities, errors.UserError):
-            return probabilities
-        return Answer(part.start, part.end, probabilities, outline)
+        try:
+            shares = None if is_silent(part.samples) else answer(model, source, part.samples)
+        except errors.UserError as error:
+            return error
+        return Answer(part.start, part.end, shares, outline)
 
-    windows = cut(audio.pieces(source, notes, size=PIECE), window, step)
-    while batch := list(itertools.islice(windows, max(1, int(AT_ONCE / window)))):
-        for found in parallel.streamed(hear, batch, None):
+    def parts() -> Iterator[Window | errors.UserError]:
+        """An error stands in its place: what is before it is answered."""
+        try:
+            yield from cut(audio.pieces(source, notes, size=PIECE), window, step)
+        except errors.UserError as error:
+            yield error
+
+    batches = parts()
+    while batch := list(itertools.islice(batches, max(1, int(AT_ONCE / window)))):
+        for found in parallel.streamed(answered, batch, None):
             if isinstance(found, errors.UserError):
                 raise found
             yield found
