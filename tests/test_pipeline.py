@@ -79,10 +79,9 @@ def test_what_changes_in_a_folder_of_one_s_own_is_seen(project):
     for name in ("calls", "encoder"):
         (project.path.parent / name).mkdir()
         (project.path.parent / name / "file").write_text("1")
-    changes = {"corpus": "../calls", "checkpoint": "../encoder"}
     path = project.path / "params.yaml"
     before = path.read_text()
-    YAML().dump({**YAML().load(path), **changes}, path)
+    apply_overrides(path, ["corpus=../calls", "split.scheme=6", "checkpoint=../encoder"])
     assert ran(project.run("dvc", "repro", "sources").stdout) == {"sources"}
     assert project.run("dvc", "status", "sources").stdout.strip() == UP_TO_DATE
     for name, source in (("calls", "corpus"), ("encoder", "checkpoint")):
