@@ -142,13 +142,13 @@ class Classifier(Section):
     C: list[Positive] = Field(min_length=1)
     gamma: list[Positive] = Field(min_length=1)
     inner_folds: int = Field(ge=2, le=12)
+    speaker_norm: bool
 
 
 class SvmTrain(Classifier):
     """Values that `svm_train` chooses from."""
 
     blocks: list[Annotated[dict[Block, Positive], Field(min_length=1)]] = Field(min_length=1)
-    speaker_norm: bool
 
 
 class ProbeTrain(Classifier):

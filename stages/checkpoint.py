@@ -7,9 +7,6 @@ fit. Of Whisper only the encoder is kept; the hub's file holds its decoder too, 
 whole. Of a classifier the encoder is kept, and the line printed names what was left out. Weights in
 several files are put together. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 
-DVC watches `configs/`; a folder elsewhere is read when the stage runs, and if it is replaced in
-place, `dvc repro -f checkpoint` says so to DVC.
-
 Reads:  the model hub or a local folder, params `checkpoint`, `revision`
 Writes: data/checkpoint/: config.json, preprocessor_config.json (or processor_config.json) and
         model.safetensors or pytorch_model.bin, as they were, but for a decoder or another's head
@@ -37,10 +34,6 @@ def main() -> None:
     if commit:
         origin += f", commit {commit}"
         origin += "" if commit == settings.revision else f": -S revision={commit} keeps it"
-    elif not settings.checkpoint.startswith("configs/"):
-        origin += (
-            "; after a change to the folder, which DVC does not watch: dvc repro -f checkpoint"
-        )
     if head:
         origin += f"; without its head: {', '.join(head)}"
     print(f"{settings.checkpoint}: {type(encoder.model).__name__}, {size:.1f} M weights, {origin}")

@@ -75,7 +75,7 @@ def main() -> None:
             files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.wav")]
             clips = ravdess.table(files)
         else:
-            home = project.folder() / settings.corpus
+            home = project.local_folder(settings.corpus) or Path(settings.corpus)
             clips = own.read(home)
             own.copy(home, folder, clips["file"].to_list())
         clips.to_csv(output(corpus.CLIPS), index=False, lineterminator="\n")

@@ -29,7 +29,7 @@ def main() -> None:
     model."""
     everything = params.load()
     settings = everything.probe_train
-    data = crossval.read("data/embeddings.parquet", "embed", everything.corpus)
+    data = crossval.read("data/embeddings.parquet", "embed", settings, everything.corpus)
     layers = list(dict.fromkeys(name.partition("_")[0] for name in data.table.columns))
     blocks = [
         dict.fromkeys(layers[1:], 1.0) if layer == "all" else {f"layer{layer}": 1.0}
@@ -37,7 +37,7 @@ def main() -> None:
     ]
     grid = crossval.candidates(blocks, settings, data.table)
     predictions, search, model = crossval.fit_folds("probe_train", data, grid, settings.inner_folds)
-    protocol = f"{encoder(everything.checkpoint)}; {crossval.protocol(settings.inner_folds)}"
+    protocol = f"{encoder(everything.checkpoint)}; {crossval.protocol(settings)}"
     crossval.write("probe", predictions, search, model, protocol, encoder=CHECKPOINT)
     resources.note("data/predictions/probe/predictions.csv")
 

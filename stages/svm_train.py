@@ -26,13 +26,10 @@ def main() -> None:
     model."""
     everything = params.load()
     settings = everything.svm_train
-    data = crossval.read("data/mfcc.parquet", "mfcc", everything.corpus)
-    if settings.speaker_norm:
-        data = data.with_speakers_normalised()
+    data = crossval.read("data/mfcc.parquet", "mfcc", settings, everything.corpus)
     grid = crossval.candidates(settings.blocks, settings, data.table)
     predictions, search, model = crossval.fit_folds("svm_train", data, grid, settings.inner_folds)
-    protocol = crossval.protocol(settings.inner_folds, settings.speaker_norm)
-    crossval.write("svm", predictions, search, model, protocol)
+    crossval.write("svm", predictions, search, model, crossval.protocol(settings))
     resources.note("data/predictions/svm/predictions.csv")
 
 

@@ -93,9 +93,7 @@ def row(name: str, predictions: pd.DataFrame) -> str:
 def main() -> None:
     """Train for every block and for all, print the table."""
     settings = params.load().svm_train
-    data = crossval.read("data/mfcc.parquet", "mfcc")
-    if settings.speaker_norm:
-        data = data.with_speakers_normalised()
+    data = crossval.read("data/mfcc.parquet", "mfcc", settings)
     blocks = dict.fromkeys(data.table.columns.str.partition("_").get_level_values(0))
     choices = {f"`{block}` alone": [{block: 1.0}] for block in blocks}
     choices["all, as in params.yaml"] = settings.blocks
@@ -108,7 +106,7 @@ def main() -> None:
     print("\n".join(lines))
     print(
         "\nAccuracy / UAR; in brackets: 95 % bounds, a t interval over speakers, paired. "
-        f"{crossval.protocol(settings.inner_folds, settings.speaker_norm)}"
+        f"{crossval.protocol(settings)}"
     )
 
 

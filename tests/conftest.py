@@ -233,6 +233,7 @@ def clone(done: Project, tmp_path: Path) -> Project:
     """A clone of the finished project that shares its DVC cache, with the outputs checked out."""
     project = clone_of(done, tmp_path / "clone")
     project.run("dvc", "checkout", "--quiet")
+    project.stage("sources")  # of which no cache has a copy
     return project
 
 

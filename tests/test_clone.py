@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 from test_readme import BACK, COMMANDS
 
 COMMIT = next(command for command, _ in COMMANDS if "As run on this machine" in command)
-SHIPPED = ("download", "resample", "split", "mfcc", "svm_train", "evaluate@svm")
+SHIPPED = ("sources", "download", "resample", "split", "mfcc", "svm_train", "evaluate@svm")
 
 
 def test_line_ends_stay_as_they_are(project, tmp_path):

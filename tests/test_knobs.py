@@ -113,6 +113,7 @@ GROUPS = [
             "probe_train.C": ([0.1], {}),
             "probe_train.gamma": ([0.01], {"probe_train.kernel": ["rbf"]}),
             "probe_train.inner_folds": (2, {}),
+            "probe_train.speaker_norm": (True, {}),
         },
     ),
     (

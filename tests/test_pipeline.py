@@ -74,6 +74,26 @@ def test_nothing_runs_twice_and_nothing_is_left_for_git(clone):
     assert clone.run("dvc", "status").stdout.strip() == UP_TO_DATE
 
 
+def test_what_changes_in_a_folder_of_one_s_own_is_seen(project):
+    """Recordings and a checkpoint, which stay where they are when params.yaml names others."""
+    for name in ("calls", "encoder"):
+        (project.path.parent / name).mkdir()
+        (project.path.parent / name / "file").write_text("1")
+    path = project.path / "params.yaml"
+    before = path.read_text()
+    apply_overrides(path, ["corpus=../calls", "split.scheme=6", "checkpoint=../encoder"])
+    assert ran(project.run("dvc", "repro", "sources").stdout) == {"sources"}
+    assert project.run("dvc", "status", "sources").stdout.strip() == UP_TO_DATE
+    for name, source in (("calls", "corpus"), ("encoder", "checkpoint")):
+        (project.path.parent / name / "more").write_text("2")
+        assert f"data/sources/{source}" in project.run("dvc", "status", "sources").stdout
+        assert ran(project.run("dvc", "repro", "sources").stdout) == {"sources"}
+    path.write_text(before)
+    project.run("dvc", "repro", "sources")
+    assert (project.path / "data/sources/corpus").read_text() == "ravdess\n"
+    assert (project.path.parent / "calls/more").read_text() == "2"
+
+
 def test_lr_reruns_fine_tuning_and_its_scores_alone(clone):
     """The tables of metrics and experiments show it, and fit a screen."""
     clone.run("git", "switch", "--quiet", "--create", "other")

@@ -66,13 +66,14 @@ class Data:
         return replace(self, table=table, features=self.features | {"speaker_norm": True})
 
 
-def read(path: str, stage: str, corpus: str | None = None) -> Data:
-    """Read data/folds.csv and the features of its clips.
+def read(path: str, stage: str, settings: params.Classifier, corpus: str | None = None) -> Data:
+    """Read data/folds.csv and the features of its clips, by speaker normalised if asked for.
 
     Args:
         path: a Parquet file: the column clip, and a column per feature; its `attrs` are the
             settings that it was made with.
         stage: that made it.
+        settings: `speaker_norm` counts.
         corpus: that the clips belong to.
 
     Raises:
@@ -100,7 +101,8 @@ def read(path: str, stage: str, corpus: str | None = None) -> Data:
     if not np.isfinite(table).all(axis=None):
         name = table.columns[~np.isfinite(table).all()][0]
         raise errors.UserError(f"{path}: {name} of a clip is not a number")
-    return Data(clips, table, {stage: stored.attrs}, corpus)
+    data = Data(clips, table, {stage: stored.attrs}, corpus)
+    return data.with_speakers_normalised() if settings.speaker_norm else data
 
 
 def candidates(
@@ -323,16 +325,11 @@ def fit_folds(
     return predictions.sort_values("clip", ignore_index=True), pd.DataFrame(search), final
 
 
-def protocol(inner_folds: int, transductive: bool = False) -> str:
-    """The protocol of the predictions, in the words that stand beside every figure.
-
-    Args:
-        inner_folds: of the cross-validation that chose.
-        transductive: whether speakers were normalised.
-    """
-    chosen = f"{inner_folds}-fold cross-validation over training speakers"
+def protocol(settings: params.Classifier) -> str:
+    """The protocol of the predictions, in the words that stand beside every figure."""
+    chosen = f"{settings.inner_folds}-fold cross-validation over training speakers"
     text = f"blocks, kernel, C, gamma and calibration chosen by {chosen}"
-    if transductive:
+    if settings.speaker_norm:
         text = (
             "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the "
             f"held-out ones included; {text}"

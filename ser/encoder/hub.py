@@ -149,19 +149,15 @@ def reason(error: BaseException | None) -> str:
 
 
 def local(name: str) -> Path | None:
-    """The folder called `name`, relative to this folder or to the project's (an experiment may run
-    in a work tree elsewhere); None if it is a name on the hub.
+    """`project.local_folder`, None if it is a name on the hub.
 
     Raises:
         UserError: it can only be meant as a folder, and there is none.
     """
-    place = Path(name).expanduser()
-    for folder in (place, project.folder() / place):
-        if folder.is_dir():
-            return folder
-    if name.startswith((".", "/", "~")):
+    folder = project.local_folder(name)
+    if folder is None and name.startswith((".", "/", "~")):
         raise UserError(f"{name}: no such folder")
-    return None
+    return folder
 
 
 def copy_weights(sources: list[Path], folder: Path, left_out: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ checkpoint (sha256 of the encoder's weights, if one is used). results/tables.yam
 order the tables name them, in which words, and holds the published figures beside them.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def read(name: str) -> Result:
 
 
 def settings() -> dict:
-    """The content of results/tables.yaml: `measured`, by name model, protocol, seeds and page;
+    """The content of results/tables.yaml: `measured`, by name what there is to say of a result;
     `pairs`, lists of two names; `protocols`, lists of names by protocol; `published`, a list of
     rows."""
     return YAML(typ="safe").load(TABLES.read_text(encoding="utf-8"))
@@ -123,8 +124,9 @@ def overview() -> str:
     return f"{table(['model', 'protocol', 'accuracy, %', 'UAR, %'], rows)}\n\n{notes}"
 
 
-def results() -> list[list[str]]:
-    """Name, model, protocol, and accuracy, UAR and macro-F1 with their bounds, of all results."""
+def results(corpus: str | None = None) -> list[list[str]]:
+    """Name, model, protocol, and accuracy, UAR and macro-F1 with their bounds, of all results on a
+    corpus, as tables.yaml calls it; None: on RAVDESS."""
     return [
         [
             name,
@@ -133,14 +135,15 @@ def results() -> list[list[str]]:
             *figures(name, words, scoring.RATES),
         ]
         for name, words in settings()["measured"].items()
+        if words.get("corpus") == corpus
     ]
 
 
-def measured() -> str:
-    """The table of all results."""
+def measured(corpus: str | None = None) -> str:
+    """The table of all results on a corpus, see `results`."""
     rows = [
         [f"[{name}](../results/{name})", *cells, *cost(read(name).run)]
-        for name, *cells in results()
+        for name, *cells in results(corpus)
     ]
     head = ["result", "model", "protocol", "accuracy, %", "UAR, %", "macro-F1, %", "time", "memory"]
     return table(head, rows)
@@ -202,6 +205,7 @@ def others() -> str:
 PARTS = {
     "overview": overview,
     "measured": measured,
+    "emodb": functools.partial(measured, "EmoDB"),
     "folds": folds,
     "differences": differences,
     "protocols": protocols,

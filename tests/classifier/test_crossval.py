@@ -150,8 +150,8 @@ def test_speaker_normalisation_takes_each_speaker_s_offset_away_without_labels()
         np.testing.assert_allclose(part.std(ddof=0), 1)
     chosen = settings(C=[10.0], kernel=["rbf"])
     assert accuracy(normal, chosen) > accuracy(original, chosen) + 0.1
-    assert crossval.protocol(4, transductive=True).startswith("TRANSDUCTIVE")
-    assert "TRANSDUCTIVE" not in crossval.protocol(4)
+    assert crossval.protocol(settings(speaker_norm=True)).startswith("TRANSDUCTIVE")
+    assert "TRANSDUCTIVE" not in crossval.protocol(settings())
 
 
 def test_blocks_that_the_table_has_not_are_left_out():
@@ -222,7 +222,9 @@ def test_tables_that_cannot_be_trained_on_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, path = clips(), tmp_path / "data" / "mfcc.parquet"
     write(tmp_path / "data", rows, features(rows), DEFAULT.mfcc.model_dump())
-    assert crossval.read("data/mfcc.parquet", "mfcc").labels.tolist() == list(rows["label"])
+    assert crossval.read("data/mfcc.parquet", "mfcc", settings()).labels.tolist() == list(
+        rows["label"]
+    )
     table = pd.read_parquet(path)
     unstated = table.copy()
     unstated.attrs = {}
@@ -236,4 +238,4 @@ def test_tables_that_cannot_be_trained_on_are_refused(tmp_path, monkeypatch):
     for words, content in broken.items():
         content.to_parquet(path, index=False)
         with pytest.raises(errors.UserError, match=words):
-            crossval.read("data/mfcc.parquet", "mfcc")
+            crossval.read("data/mfcc.parquet", "mfcc", settings())
