@@ -1,4 +1,4 @@
-"""Predict the emotion in any audio or video file that FFmpeg reads.
+"""Predict the label of any audio or video file that FFmpeg reads.
 
     python -m commands.predict CLIP... [--model w2v|probe|svm|FOLDER] [--json|--csv]
                                [--window SECONDS [--step SECONDS] [--plot FILE.png]]

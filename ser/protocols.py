@@ -117,7 +117,8 @@ def check_partition(folds: Sequence[Sequence[Speaker]], speakers: Sequence[Speak
     if twice := [speaker for speaker in placed if placed.count(speaker) > 1]:
         raise UserError(f"speaker {twice[0]} stands in two places; {each}")
     if strange := [speaker for speaker in placed if speaker not in speakers]:
-        raise UserError(f"speaker {strange[0]} is not in the corpus; {each}")
+        there = str(list(speakers[:24]))[1:-1]
+        raise UserError(f"speaker {strange[0]!r} is not in the corpus, which has {there}; {each}")
     if missing := [speaker for speaker in speakers if speaker not in placed]:
         raise UserError(f"speakers {missing[:24]} are in no fold; {each}")
     if not all(folds):

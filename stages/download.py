@@ -28,12 +28,12 @@ from ser.run import errors, outputs, parallel, project
 
 
 def measure(folder: Path, clips: pd.DataFrame) -> pd.DataFrame:
-    """The table of clips with what the files in a folder say of themselves: seconds, rate (Hz),
+    """`corpus.COLUMNS` with what the files in a folder say of themselves: seconds, rate (Hz),
     channels, md5."""
     paths = [folder / file for file in clips["file"]]
     facts = parallel.over(audio.facts, paths, None)
     columns = ["seconds", "rate", "channels"]
-    measured = clips.join(pd.DataFrame(facts, clips.index, columns))
+    measured = clips[list(corpus.COLUMNS)].join(pd.DataFrame(facts, clips.index, columns))
     return measured.assign(md5=[pooch.file_hash(str(path), alg="md5") for path in paths])
 
 

@@ -7,6 +7,7 @@ others. Cells are text as they stand there: `1` and `NA` are labels like any oth
 
 import shutil
 import sys
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -43,11 +44,13 @@ def read(folder: Path) -> pd.DataFrame:
                 ": without speakers voices would be on both sides; if every file is another "
                 "person, repeat the file's name"
             )
-        raise UserError(f"{path}: no column {', '.join(lacking)}{reason}")
+        there = ", ".join(map(repr, table.columns[:8]))
+        raise UserError(f"{path}: no column {', '.join(lacking)}{reason}; it has {there}")
     taken = sorted({"clip", "file"} & {*table.columns})
     if taken:
         raise UserError(f"{path}: a column called {taken[0]}, which the project uses itself")
     check_rows(folder, path, table)
+    check_names(path, table)
     check_labels(path, table)
     unlisted = sorted(
         file
@@ -67,19 +70,52 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def check_rows(folder: Path, path: Path, table: pd.DataFrame) -> None:
-    """Refuse a row without name, label or speaker, or whose file is missing or listed twice."""
+    """Refuse a row without name, label or speaker, or whose file is missing or listed twice; call
+    files as the disk does."""
     for column in COLUMNS:
         if table[column].isna().any():
             line = table[column].isna().idxmax() + 2
             raise UserError(f"{path}, line {line}: no {column}")
-    for number, file in enumerate(table["file_name"], start=2):
-        inside = not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts
-        if not inside or not (folder / file).is_file():
-            raise UserError(f"{path}, line {number}: {file}: no such file in {folder}")
+    files = [located(folder, file) for file in table["file_name"]]
+    if None in files:
+        line = files.index(None) + 2
+        raise UserError(
+            f"{path}, line {line}: {table['file_name'][line - 2]}: no such file in {folder}"
+        )
+    table["file_name"] = files
     twice = table["file_name"].duplicated()
     if twice.any():
         line = twice.idxmax() + 2
         raise UserError(f"{path}, line {line}: {table['file_name'][line - 2]} is listed twice")
+
+
+def located(folder: Path, file: str) -> str | None:
+    """The path of a file in a folder; None: there is none. Windows writes it with other strokes,
+    and an umlaut is one character or, by macOS, two."""
+    for name in (file, file.replace("\\", "/")):
+        for form in (None, "NFC", "NFD"):
+            inside = PurePosixPath(unicodedata.normalize(form, name) if form else name)
+            if ".." in inside.parts or inside.is_absolute():
+                return None
+            if (folder / inside).is_file():
+                return inside.as_posix()
+    return None
+
+
+def check_names(path: Path, table: pd.DataFrame) -> None:
+    """Refuse a label or speaker that is also written in another way: one voice under two names
+    would be on both sides."""
+    for column in ("label", "speaker"):
+        names = table[column].drop_duplicates().astype(str)
+        plain = names.map(lambda name: unicodedata.normalize("NFKC", name).casefold())
+        plain = plain.str.split().str.join(" ").str.lstrip("0")
+        if (again := plain.duplicated()).any():
+            line = again.idxmax()
+            other = names[plain == plain[line]].iloc[0]
+            raise UserError(
+                f"{path}, line {line + 2}: the {column} {names[line]!r}, elsewhere {other!r}: "
+                "expected one way to write the same, or names that differ in more than that"
+            )
 
 
 def check_labels(path: Path, table: pd.DataFrame) -> None:

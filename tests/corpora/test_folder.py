@@ -145,6 +145,14 @@ ROWS = [(f"{who}{label}.wav", label, who) for who in "abc" for label in ("x", "y
         ([*ROWS, ("lost.wav", "x", "a")], "metadata.csv, line 8: lost.wav: no such file"),
         ([*ROWS, ("../params.yaml", "x", "a")], "metadata.csv, line 8: ../params.yaml: no such"),
         ([*ROWS, ROWS[0]], "metadata.csv, line 8: ax.wav is listed twice"),
+        ([*ROWS, ("./ax.wav", "x", "a")], "metadata.csv, line 8: ax.wav is listed twice"),
+        ([*ROWS[:-1], ("cy.wav", "y", "c ")], "line 7: the speaker 'c ', elsewhere 'c': "),
+        ([*ROWS[:-1], ("cy.wav", "Y", "c")], "line 7: the label 'Y', elsewhere 'y': "),
+        (
+            [(file, label, str(int(file < "b"))) for file, label, _ in ROWS[:-1]]
+            + [("cy.wav", "y", "01")],
+            "line 7: the speaker '01', elsewhere '1': ",
+        ),
         ([*ROWS[:-1], ("cy.wav", "y", "")], "metadata.csv, line 7: no speaker"),
         ([(file, "x", who) for file, _, who in ROWS], "1 labels ('x'); expected 2 to 50"),
         (
@@ -162,12 +170,41 @@ def test_a_mistake_in_metadata_is_one_line(tmp_path, rows, message):
     assert "\n" not in str(caught.value)
 
 
+def test_files_are_found_by_names_of_other_systems(tmp_path):
+    """Windows has other strokes between folders, macOS two characters for an umlaut."""
+    composed, apart = (
+        "b\N{LATIN SMALL LETTER U WITH DIAERESIS}.wav",
+        "bu\N{COMBINING DIAERESIS}.wav",
+    )
+    rows = [
+        ("a/x.wav", "x", "a"),
+        (f"a/{apart}", "y", "a"),
+        ("x.wav", "x", "b"),
+        ("y.wav", "y", "b"),
+    ]
+    home = recordings(tmp_path / "corpus", rows)
+    other = [("a\\x.wav", *rows[0][1:]), (f"./a\\{composed}", *rows[1][1:]), *rows[2:]]
+    pd.DataFrame(other, columns=COLUMNS).to_csv(home / folder.METADATA, index=False)
+    assert list(folder.read(home)["file"]) == [file for file, *_ in rows]
+
+
+def test_a_column_may_have_the_name_of_one_of_ours(tmp_path):
+    columns = ["seconds", "rate", "actual", "predicted", "model", "fold", "confidence"]
+    rows = [(*row, *(f"{row[1]}{number}" for number in range(7))) for row in ROWS]
+    home = recordings(tmp_path / "corpus", rows, [*COLUMNS, *columns])
+    place = run(home, tmp_path / "work", "download", "split")
+    assert set(columns) < {*tables.folds(place / "data/folds.csv").columns}
+
+
 def test_without_speakers_nothing_is_done(tmp_path):
     home = recordings(tmp_path / "corpus", ROWS)
     pd.read_csv(home / folder.METADATA).drop(columns="speaker").to_csv(
         home / folder.METADATA, index=False
     )
     with pytest.raises(UserError, match="voices would be on both sides.*repeat the file's name"):
+        folder.read(home)
+    (home / folder.METADATA).write_text("file_name;label;speaker\nax.wav;x;a\n")
+    with pytest.raises(UserError, match="no column .*; it has 'file_name;label;speaker'$"):
         folder.read(home)
     (home / folder.METADATA).unlink()
     with pytest.raises(UserError, match=r"no such file; expected a folder with recordings and"):
@@ -213,7 +250,10 @@ def test_a_balanced_split_keeps_speakers_whole_and_is_the_same_every_time():
         ("fold", "metadata.csv has no column fold"),
         ("random", "a label has 3 clips; expected 6"),
         ([["a"], ["b"]], r"split.scheme: speakers \['c'\] are in no fold"),
-        ([["a"], ["b", "c", "d"]], "split.scheme: speaker d is not in the corpus"),
+        (
+            [["a"], ["b", "c", "d"]],
+            "split.scheme: speaker 'd' is not in the corpus, which has 'a', 'b', 'c'; each",
+        ),
     ],
 )
 def test_a_split_that_is_impossible_says_what_is_possible(scheme, message):
