@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def address(home, tmp_path_factory) -> Iterator[str]:
     """Where the page is served; once it ends nothing is left of what it was given."""
     temporary = tmp_path_factory.mktemp("temporary")
     environment = {**workplace.environment(), "TMPDIR": str(temporary), "HOME": str(temporary)}
+    (home / "data/models/broken").mkdir()
     command = [sys.executable, "-m", "commands.app"]
     with subprocess.Popen(
         command,
@@ -72,7 +74,8 @@ def address(home, tmp_path_factory) -> Iterator[str]:
         kept = [path.name for path in temporary.rglob("*") if path.suffix == ".wav"]
         process.send_signal(signal.SIGINT)
         assert process.wait() == 128 + signal.SIGINT
-        assert process.stderr.read() == "app: interrupted\n"
+        broken, end = process.stderr.read().splitlines()
+        assert broken.startswith("app: broken: no model there") and end == "app: interrupted"
     assert kept and not [path for path in temporary.rglob("*") if path.suffix == ".wav"]
     assert not list(home.rglob("audio.wav"))
 
@@ -113,6 +116,7 @@ def test_a_dropped_file_gets_the_answers_of_predict(home, page):
     path = home / "data/audio/c4.wav"
     knows = "svm: trained on my <i>clips. An answer is always one of ja <b>, 1, so, *so*."
     expect(page.get_by_text(knows, exact=True)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("broken: no model there")).to_be_visible()
     drop(page, path)
     answer = workplace.answers(home, "svm", path)[0]
     assert bars(page) == pytest.approx({name: 100 * answer[name] for name in LABELS}, abs=0.51)
@@ -153,6 +157,27 @@ def test_a_recording_of_the_microphone_is_answered(page):
     page.get_by_role("button", name="Play", exact=True).click()
 
 
+@needs_gradio
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_long_file_is_answered_along_time(page, tmp_path):
+    """As far as it can be read; then a short one as a whole."""
+    samples = np.random.default_rng(0).normal(0, 0.1, 90 * 16_000).astype(np.float32)
+    samples[80 * 16_000 :] = np.nan
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "short.wav", samples[:16_000], 16_000)
+    remarks, picture = page.locator("#remarks"), page.locator(".matplotlib img")
+    drop(page, tmp_path / "long.wav")
+    expect(picture).to_be_visible(timeout=120_000)
+    expect(remarks).to_contain_text("long.wav: more than a minute, so in windows of 4 s, every 2 s")
+    expect(remarks).to_contain_text("long.wav: holds samples that are not numbers")
+    expect(page.locator(".confidence-set")).to_have_count(0)
+    page.get_by_role("button", name="Clear").click()
+    expect(picture).to_have_count(0)
+    drop(page, tmp_path / "short.wav")
+    assert sum(bars(page).values()) == pytest.approx(100, abs=2)
+
+
 def test_without_gradio_a_model_or_an_address_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setitem(sys.modules, "gradio", None)
@@ -161,3 +186,6 @@ def test_without_gradio_a_model_or_an_address_it_says_what_to_do(tmp_path, monke
     one_line(done, "the page needs gradio, which is not installed: `make app`")
     done = workplace.outcome(tmp_path, "commands.app", "--model", "svm", "--host", "203.0.113.7")
     one_line(done, "--host 203.0.113.7: ")
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
+    done = workplace.outcome(tmp_path, "commands.app", "--model", "a", "b")
+    one_line(done, "a: no model there", "b: no model there")
