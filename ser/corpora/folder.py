@@ -38,25 +38,24 @@ def read(folder: Path) -> pd.DataFrame:
     table = tables.read(path)
     lacking = [name for name in COLUMNS if name not in table.columns]
     if lacking:
-        reason = ""
-        if "speaker" in lacking:
-            reason = (
-                ": without speakers voices would be on both sides; if every file is another "
-                "person, repeat the file's name"
-            )
         there = ", ".join(map(repr, table.columns[:8]))
-        raise UserError(f"{path}: no column {', '.join(lacking)}{reason}; it has {there}")
+        reason = (
+            "; without speakers voices would be on both sides; if every file is another person, "
+            "repeat the file's name"
+        )
+        raise UserError(
+            f"{path}: no column {', '.join(lacking)}; it has {there}"
+            f"{reason if lacking == ['speaker'] else ''}"
+        )
     taken = sorted({"clip", "file"} & {*table.columns})
     if taken:
         raise UserError(f"{path}: a column called {taken[0]}, which the project uses itself")
     check_rows(folder, path, table)
     check_names(path, table)
     check_labels(path, table)
-    unlisted = sorted(
-        file
-        for file in (found.relative_to(folder).as_posix() for found in folder.rglob("*"))
-        if file.lower().endswith(ENDINGS) and file not in set(table["file_name"])
-    )
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    names = {path.relative_to(folder).as_posix() for path in found}
+    unlisted = sorted(names - {*table["file_name"]})
     if unlisted:
         print(
             f"{path}: {len(unlisted)} recordings in the folder are not listed and left out, such "
