@@ -6,7 +6,8 @@
 Labels of the same name correspond; --map names others, and may have several of the folder's
 correspond to one of the model's. Those without a counterpart are left out on both sides: the
 folder's clips of them, and the model's probabilities of them, of which the rest is made to sum to
-1. A recording without an answer is named on stderr and left out; the exit code is then 1.
+1. A recording without an answer is named on stderr and left out; the exit code is then 1. A model
+trained with `speaker_norm` normalises each of the folder's speakers by all of that speaker's clips.
 
 Reads:  FOLDER/metadata.csv and the recordings (docs/corpora.md); the model in data/models/NAME, or
             in the folder MODEL
@@ -25,12 +26,14 @@ import numpy as np
 import pandas as pd
 
 from ser import corpus, scoring, tables
+from ser.classifier import crossval
 from ser.corpora import folder as own
 from ser.corpora import ravdess
 from ser.run import errors, outputs, parallel
 from ser.trained import models, windows
 
 WRITTEN = {"predictions.csv", "protocol.txt"}
+FEWEST_CLIPS = 10  # of a speaker who is normalised
 TITLES = {"accuracy": "accuracy", "uar": "UAR", "macro_f1": "macro-F1"}
 
 
@@ -91,8 +94,17 @@ def hear(
             print(f"score: {answer}", file=sys.stderr)
         else:
             answers[index] = answer
-    shares = pd.DataFrame.from_dict(answers, orient="index", columns=model.labels)
-    return clips.loc[shares.index], shares
+    if not answers:
+        raise errors.UserError(f"{folder}: none of its {len(clips)} clips has an answer")
+    answered, shares = clips.loc[list(answers)], np.stack(list(answers.values()))
+    if model.together:
+        if (counts := answered["speaker"].value_counts()).min() < FEWEST_CLIPS:
+            raise errors.UserError(
+                f"{folder}: {counts.min()} clips of speaker {counts.idxmin()}; expected "
+                f"{FEWEST_CLIPS} at least: the model normalises each speaker by all clips of it"
+            )
+        shares = model.together(shares, answered["speaker"])
+    return answered, pd.DataFrame(shares, answered.index, model.labels)
 
 
 def figures(predictions: pd.DataFrame) -> str:
@@ -145,17 +157,18 @@ def main() -> None:
         target.is_dir() and {file.name for file in target.iterdir()} <= WRITTEN
     ):
         raise errors.UserError(f"--output {target}: holds something else; name another folder")
-    model = models.load(options.model)
+    model = models.load(options.model, by_speaker=True)
     clips = own.read(options.folder)
     theirs = corpus.labels(clips)
     pairs = correspondence(options.map, theirs, model.labels)
     labels = [label for label in model.labels if label in pairs.values()]
 
     used = clips[clips["label"].isin(list(pairs))]
-    answered, shares = hear(model, options.folder, used)
-    if not len(answered):
-        raise errors.UserError(f"{options.folder}: none of its {len(used)} clips has an answer")
-    shares = shares[labels].div(shares[labels].sum(axis=1), axis=0)
+    # Of a speaker who is normalised, clips of all labels count.
+    answered, shares = hear(model, options.folder, clips if model.together else used)
+    answered = answered[answered.index.isin(used.index)]
+    shares = shares.loc[answered.index, labels]
+    shares = shares.div(shares.sum(axis=1), axis=0)
     answered = answered.assign(fold=0, label=answered["label"].map(pairs))
     predictions = tables.from_probabilities(answered, shares)
 
@@ -167,6 +180,8 @@ def main() -> None:
     ])  # fmt: skip
     if is_own(model, options.folder, clips):
         protocol += "; the corpus that the model was trained on: VOICES IT KNOWS"
+    if model.together:
+        protocol += f"; {crossval.TRANSDUCTIVE}"
     protocol = errors.as_line(protocol)
     with outputs.whole(target) as folder:
         folder.mkdir()

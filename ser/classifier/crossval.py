@@ -20,6 +20,11 @@ from ser.classifier import kernels, model
 from ser.classifier.model import Model, block_columns
 from ser.run import errors, outputs, parallel
 
+TRANSDUCTIVE = (
+    "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the held-out ones "
+    "included"
+)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -58,11 +63,8 @@ class Data:
         return known.reindex(columns=self.order, fill_value=0.0)
 
     def with_speakers_normalised(self) -> "Data":
-        """Each speaker's features standardised by mean and deviation of that speaker's own clips:
-        no labels, but all those clips."""
-        groups = self.table.groupby(self.speakers)
-        deviations = groups.transform("std", ddof=0).replace(0, 1)
-        table = (self.table - groups.transform("mean")) / deviations
+        """The same data with features as `model.normalised` makes them."""
+        table = model.normalised(self.table, self.speakers)
         return replace(self, table=table, features=self.features | {"speaker_norm": True})
 
 
@@ -330,10 +332,7 @@ def protocol(settings: params.Classifier) -> str:
     chosen = f"{settings.inner_folds}-fold cross-validation over training speakers"
     text = f"blocks, kernel, C, gamma and calibration chosen by {chosen}"
     if settings.speaker_norm:
-        text = (
-            "TRANSDUCTIVE: each speaker normalised by all of that speaker's own clips, the "
-            f"held-out ones included; {text}"
-        )
+        text = f"{TRANSDUCTIVE}; {text}"
     return text
 
 

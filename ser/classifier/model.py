@@ -20,6 +20,19 @@ from ser.run.errors import UserError
 SETTINGS, ARRAYS = "model.json", "model.safetensors"
 
 
+def normalised(table: pd.DataFrame, speakers: pd.Series | np.ndarray) -> pd.DataFrame:
+    """Each speaker's features standardised by mean and deviation of that speaker's own clips: no
+    labels, but all those clips.
+
+    Args:
+        table: a column per feature, a row per clip.
+        speakers: of the rows.
+    """
+    groups = table.groupby(speakers)
+    deviations = groups.transform("std", ddof=0).replace(0, 1)
+    return (table - groups.transform("mean")) / deviations
+
+
 class Settings(BaseModel):
     """model.json: a stored classifier but for its arrays.
 

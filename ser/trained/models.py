@@ -30,13 +30,17 @@ class Trained:
         folder: that it lies in.
         labels: that it tells apart, in the order of its probabilities.
         corpus: that it was trained on, as in params.yaml; None: it does not say.
-        probabilities: of a recording.
+        probabilities: of a recording; or its features, of a model that has `together`.
+        together: of a model that was trained on clips normalised by speaker, see
+            `classifier.normalised`: probabilities, shape (clips, labels), from the features of all
+            clips, shape (clips, features), and their speakers.
     """
 
     folder: Path
     labels: list[str]
     corpus: str | None
     probabilities: Function
+    together: Callable[[np.ndarray, pd.Series], np.ndarray] | None = None
 
 
 def fine_tuned(folders: list[Path]) -> Trained:
@@ -99,11 +103,7 @@ def on_features(folder: Path) -> Trained:
     """The classifier in `folder`, with the features that it was trained on."""
     model = classifier.load(folder)
     made_by = model.settings.features
-    if made_by.get("speaker_norm"):
-        raise errors.UserError(
-            f"{folder}: trained with speaker_norm, which needs many clips of each voice; a single "
-            "clip has no answer"
-        )
+    transductive = made_by.get("speaker_norm", False)
     try:
         names, extract = feature_extractor(folder, made_by)
         unknown = set(model.columns) - set(names)
@@ -119,11 +119,20 @@ def on_features(folder: Path) -> Trained:
         row = pd.DataFrame([extract(samples, clip)], columns=names, dtype=np.float32)
         return model.probabilities(row).to_numpy()[0]
 
-    return Trained(folder, model.settings.labels, model.settings.corpus, probabilities)
+    def together(features: np.ndarray, speakers: pd.Series) -> np.ndarray:
+        table = pd.DataFrame(features, speakers.index, names, np.float32).astype(np.float64)
+        return model.probabilities(classifier.normalised(table, speakers)).to_numpy()
+
+    known = folder, model.settings.labels, model.settings.corpus
+    return Trained(*known, extract, together) if transductive else Trained(*known, probabilities)
 
 
-def load(name: str) -> Trained:
+def load(name: str, by_speaker: bool = False) -> Trained:
     """Load the model of a name in data/models, or in a folder.
+
+    Args:
+        by_speaker: whether all clips of a speaker are at hand; otherwise a model that has
+            `together` is refused.
 
     Raises:
         UserError: there is none.
@@ -131,7 +140,13 @@ def load(name: str) -> Trained:
     stored = Path("data/models", name)
     folder = stored if stored.is_dir() else Path(name)
     if (folder / classifier.SETTINGS).exists():
-        return on_features(folder)
+        model = on_features(folder)
+        if model.together and not by_speaker:
+            raise errors.UserError(
+                f"{folder}: trained with speaker_norm, which needs many clips of each voice; a "
+                "single clip has no answer, a folder with speakers has by commands.score"
+            )
+        return model
     if folders := sorted(folder.glob("fold_*")):
         return fine_tuned(folders)
     if (folder / "config.json").exists():

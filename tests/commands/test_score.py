@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from voices import clip
 
 from commands import score
-from ser import corpus, tables
+from ser import corpus, mfcc, params, tables
+from ser.classifier import model as classifier
 from ser.corpora import folder
 from ser.run.errors import UserError
 from ser.trained import models, windows
@@ -69,8 +70,8 @@ def test_a_model_is_scored_on_another_corpus(home):
     assert set(predictions["fold"]) == {0} and len(predictions) == 9
     assert predictions["actual"].value_counts().to_dict() == {"happy": 3, "angry": 3, "sad": 3}
     model, (row, *_) = models.load(str(home / "data/models/svm")), predictions.itertuples()
-    samples, _ = windows.decode(str(home / "other" / f"{row.clip}.wav"))
-    whole = dict(zip(model.labels, windows.answer(model, "", samples), strict=True))
+    shares, _ = windows.hear(model, str(home / "other" / f"{row.clip}.wav"))
+    whole = dict(zip(model.labels, shares, strict=True))
     assert row.happy == pytest.approx(whole["happy"] / (1 - whole["calm"]), abs=1e-6)
     right = (predictions["actual"] == predictions["predicted"]).mean()
     assert f"accuracy  {100 * right:.1f} [" in done.stdout
@@ -78,6 +79,32 @@ def test_a_model_is_scored_on_another_corpus(home):
     assert table[0].split() == ["predicted:", "happy", "angry", "sad", "recall"]
     counts = np.array([line.split()[1:4] for line in table[2:]], dtype=int)
     assert counts.sum() == 9 and np.trace(counts) == round(9 * right)
+
+
+def test_a_model_of_normalised_speakers_normalises_the_folder_s(home, tmp_path, monkeypatch):
+    """Each by all clips, those of labels that are left out included."""
+    shutil.copytree(home / "data", tmp_path / "data")
+    values = YAML().load(home / "params.yaml")
+    values["svm_train"]["speaker_norm"] = True
+    YAML().dump(values, tmp_path / "params.yaml")
+    workplace.run(tmp_path, "svm_train")
+    words = ("commands.score", "--model", "svm", str(home / "other"), "--map", MAP)
+    done = workplace.outcome(tmp_path, *words)
+    one_line(done, "4 clips of speaker s0; expected 10 at least", "by all clips of it")
+
+    monkeypatch.setattr(score, "FEWEST_CLIPS", 4)
+    done = workplace.outcome(tmp_path, *words)
+    assert "TRANSDUCTIVE" in done.stdout and "9 of 12 clips" in done.stdout
+    predictions = tables.read_predictions(tmp_path / "runs/score/predictions.csv")
+    settings = params.load(home / "params.yaml").mfcc
+    clips = folder.read(home / "other")
+    table = mfcc.table([home / "other" / file for file in clips["file"]], settings, desc=None)
+    table = table.drop(columns="clip").astype(float)
+    trained = classifier.load(tmp_path / "data/models/svm")
+    shares = trained.probabilities(classifier.normalised(table, clips["speaker"]))
+    shares = shares[list(MODEL[1:])].set_index(clips["clip"]).loc[predictions["clip"]]
+    shares = shares.div(shares.sum(axis=1), axis=0)
+    np.testing.assert_allclose(predictions[list(MODEL[1:])], shares, atol=1e-5)
 
 
 def test_its_own_corpus_is_called_so(home):
