@@ -22,7 +22,7 @@ repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch t
 	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
 
 report: $(VENV)  ## the page report/index.html, of the models that have run; ARGS=--no-audio leaves the audio out
-	@python -m stages.report $(ARGS)
+	@dvc repro --quiet --single-item sounds && python -m stages.report $(ARGS)
 
 app: $(VENV) $(APP)  ## a page in the browser to try one's own voice; ARGS="--model svm": with that model alone
 	@python -m commands.app $(ARGS)
