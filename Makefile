@@ -5,7 +5,7 @@ WORKERS ?= 2
 VENV = .venv/installed
 DEV = .venv/installed-dev
 APP = .venv/installed-app
-INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL = .ci/install
 PYTEST = python -m pytest --numprocesses $(WORKERS) --dist worksteal
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -22,7 +22,7 @@ repro: $(VENV)  ## the pipeline on RAVDESS: runs what is out of date, a branch t
 	@dvc repro --keep-going; code=$$?; python -m commands.results; exit $$code
 
 report: $(VENV)  ## the page report/index.html, of the models that have run; ARGS=--no-audio leaves the audio out
-	@python -m stages.report $(ARGS)
+	@dvc repro --quiet --single-item sounds && python -m stages.report $(ARGS)
 
 app: $(VENV) $(APP)  ## a page in the browser to try one's own voice; ARGS="--model svm": with that model alone
 	@python -m commands.app $(ARGS)
@@ -59,7 +59,6 @@ lock: $(VENV)  ## pin requirements.in, requirements-dev.in and requirements-app.
 $(VENV): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	@# Not compiled, since most of it is never imported: Python does what it needs.
 	$(INSTALL) --requirement requirements.txt
 	@touch $@
 

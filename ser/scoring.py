@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from scipy import special
 
 from ser import corpus, tables
 from ser.run.errors import UserError
@@ -29,28 +28,32 @@ def per_speaker_confusion(predictions: pd.DataFrame, names: list[str] | None = N
     """Counts of (speaker, actual, predicted): shape (speakers, n, n) for n labels, speakers
     ascending; the labels are `names`, or those of `labels`."""
     names = names or labels(predictions)
-    return np.stack(
-        [
-            confusion_matrix(rows["actual"], rows["predicted"], labels=names)
-            for _, rows in predictions.groupby("speaker")
-        ]
-    )
+    speakers, numbers = np.unique(predictions["speaker"], return_inverse=True)
+    actual, predicted = (pd.Categorical(predictions[of], names) for of in ("actual", "predicted"))
+    counts = np.zeros((len(speakers), len(names), len(names)), int)
+    np.add.at(counts, (numbers, actual.codes, predicted.codes), 1)
+    return counts
 
 
-def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+def confusion(predictions: pd.DataFrame) -> np.ndarray:
+    """Counts of (actual, predicted), shape (n, n), in the order of `labels`."""
+    return per_speaker_confusion(predictions).sum(axis=0)
+
+
+def rates(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, UAR and macro-F1, each from 0 to 1, of confusion matrices.
 
     UAR (unweighted average recall) and macro-F1 are means over the labels that occur, each of
     which counts the same.
 
     Args:
-        confusion: counts, actual labels in rows, shape (..., n, n).
+        counts: confusion matrices, actual labels in rows, shape (..., n, n).
 
     Returns:
         The keys of `RATES`, each of shape (...).
     """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    actual, predicted = confusion.sum(-1), confusion.sum(-2)
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    actual, predicted = counts.sum(-1), counts.sum(-2)
     occurs = np.where(actual > 0, 1.0, np.nan)
     return {
         "accuracy": hits.sum(-1) / actual.sum(-1),
@@ -78,7 +81,8 @@ def interval(pooled: float, without: np.ndarray) -> tuple[float, float]:
     """
     speakers = len(without)
     contributions = speakers * pooled - (speakers - 1) * without
-    half_width = stats.t.ppf(0.975, speakers - 1) * stats.sem(contributions)
+    error = contributions.std(ddof=1) / np.sqrt(speakers)
+    half_width = special.stdtrit(speakers - 1, 0.975) * error
     return pooled - half_width, pooled + half_width
 
 
@@ -190,21 +194,21 @@ def summary(predictions: pd.DataFrame) -> dict[str, float]:
 
 def by_label(predictions: pd.DataFrame) -> pd.DataFrame:
     """Every label that occurs, in the corpus's order: label, clips, recall, precision, f1."""
-    occur = [label for label in labels(predictions) if label in set(predictions["actual"])]
-    precision, recall, f1, clips = precision_recall_fscore_support(
-        predictions["actual"], predictions["predicted"], labels=occur, zero_division=0
-    )
-    return pd.DataFrame(
-        {"label": occur, "clips": clips, "recall": recall, "precision": precision, "f1": f1}
-    )
+    counts = confusion(predictions)
+    hits, clips, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    table = pd.DataFrame({
+        "label": labels(predictions),
+        "clips": clips,
+        "recall": hits / np.maximum(clips, 1),
+        "precision": hits / np.maximum(predicted, 1),
+        "f1": 2 * hits / np.maximum(clips + predicted, 1),
+    })  # fmt: skip
+    return table[clips > 0].reset_index(drop=True)
 
 
 def scores(predictions: pd.DataFrame) -> dict[str, Any]:
     """The number of clips, and their `rates`."""
-    confusion = confusion_matrix(
-        predictions["actual"], predictions["predicted"], labels=labels(predictions)
-    )
-    return {"clips": len(predictions), **rates(confusion)}
+    return {"clips": len(predictions), **rates(confusion(predictions))}
 
 
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:

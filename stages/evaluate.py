@@ -22,9 +22,9 @@ Writes: metrics/NAME.json: accuracy, uar, macro_f1, the first two with 95 % boun
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from ser import corpus, params, protocols, scoring, tables
 from ser.run import errors, outputs
@@ -37,10 +37,16 @@ def draw(predictions: pd.DataFrame, title: str, path: Path) -> None:
     # Without pyplot, which needs a screen.
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
-    ConfusionMatrixDisplay.from_predictions(
-        predictions["actual"], predictions["predicted"], labels=labels, normalize="true",
-        values_format=".2f", xticks_rotation=45, cmap="Blues", colorbar=False, ax=axes,
-    )  # fmt: skip
+    counts = scoring.confusion(predictions)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, interpolation="nearest", cmap="Blues")
+    middle = (shares.max() + shares.min()) / 2
+    for (row, column), share in np.ndenumerate(shares):
+        colour = image.cmap(1.0 if share < middle else 0)
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
+    places = range(len(labels))
+    axes.set(xticks=places, xticklabels=labels, yticks=places, yticklabels=labels)
+    axes.tick_params("x", labelrotation=45)
     axes.set(xlabel="predicted", ylabel="actual", title=title)
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
 

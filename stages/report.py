@@ -9,7 +9,7 @@ Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; run.json and epoc
             that bring them
         metrics/corpus.json, metrics/corpus.csv
         results/: the ledger, and the published figures
-        data/audio/*.wav
+        data/sounds.parquet
         params.yaml, all of which the page shows; params `corpus`, `folds`, `models`, `split.scheme`
 Writes: report/index.html: the page, which holds all it shows, audio included; with --no-audio
             report/no-audio.html: the same without audio and spectrograms, for sharing; with
@@ -26,10 +26,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from dvc.api import DVCFileSystem
-from dvc.repo import Repo
-from dvc.scm import SCMError, resolve_rev
-from dvc_data.index.index import DataIndexDirError
 from ruamel.yaml import YAML
 
 from ser import params, protocols, tables
@@ -88,12 +84,30 @@ def gather() -> page.Results:
     )
 
 
+def sounds() -> pd.DataFrame:
+    """The table of the clips' sounds.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path("data/sounds.parquet")
+    if not path.exists():
+        raise errors.UserError(f"{path}: no such table; `dvc repro sounds` makes it")
+    return pd.read_parquet(path)
+
+
 def copy(commit: str, project: Path) -> None:
     """Copy params.yaml and all predictions of another commit or experiment to a folder.
 
     Raises:
         UserError: there is no such commit, or DVC's cache lacks its predictions.
     """
+    # lazy imports: most pages do without, half a second sooner
+    from dvc.api import DVCFileSystem
+    from dvc.repo import Repo
+    from dvc.scm import SCMError, resolve_rev
+    from dvc_data.index.index import DataIndexDirError
+
     with Repo() as repo:
         try:
             files = DVCFileSystem(rev=resolve_rev(repo.scm, commit))
@@ -158,7 +172,7 @@ def main() -> None:
             folder.mkdir()
             for name, (_, _, chart) in drawn.items():
                 (folder / f"{name}.png").write_bytes(charts.png(chart))
-        html = page.render(results, drawn, None if options.no_audio else Path("data/audio"))
+        html = page.render(results, drawn, None if options.no_audio else sounds())
         output(target).write_text(html, encoding="utf-8", newline="\n")
     titles = ", ".join(model.title for model in results.models.values())
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {titles}")

@@ -8,7 +8,6 @@ Writes: data/folds.csv: the columns of data/clips.csv, and fold; a row per clip
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from ser import params, protocols, tables
 from ser.run import errors, outputs
@@ -48,6 +47,8 @@ def balanced(clips: pd.DataFrame, count: int) -> pd.Series:
         raise errors.UserError(
             f"split.scheme = {count}: the corpus has {speakers} speakers; expected at most that"
         )
+    from sklearn.model_selection import StratifiedGroupKFold  # lazy: a second that few need
+
     strata = clips["label"]
     if "gender" in clips:
         strata = strata + " " + clips["gender"].fillna("").astype(str)
@@ -62,6 +63,8 @@ def deal_out(clips: pd.DataFrame, seed: int) -> pd.Series:
         raise errors.UserError(
             f"split.scheme = random: a label has {least} clips; expected {folds} of each at least"
         )
+    from sklearn.model_selection import StratifiedKFold  # lazy, likewise
+
     kind = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return numbered(clips, kind.split(clips, clips["label"]))
 

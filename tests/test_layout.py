@@ -2,7 +2,10 @@
 
 import graphlib
 import re
+import subprocess
+import sys
 
+import pytest
 from conftest import ROOT
 from imports import imported
 
@@ -47,6 +50,26 @@ def test_imports_go_downwards_and_not_in_circles():
         for other in others
         if not name.startswith(("tests/", "benchmarks/")) and not may_import(name, other)
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "packages"),
+    [
+        (
+            "download resample split gather mean evaluate compare report",
+            "torch transformers datasets sklearn scipy.stats scipy.signal numba dvc joblib",
+        ),
+        ("mfcc svm_train probe_train sounds", "torch transformers datasets dvc"),
+    ],
+)
+def test_stages_start_without_what_they_do_not_need(stages, packages):
+    """Each of these packages takes up to seconds of every run."""
+    modules = ", ".join(f"stages.{stage}" for stage in stages.split())
+    program = f"import sys, {modules}; print(sys.modules.keys() & set('{packages}'.split()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_lines_fit():

@@ -87,6 +87,35 @@ def test_make_help_names_every_target():
     assert re.findall(r"make (\S+)", printed) == phony[1].split()
 
 
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_packages_come_from_where_pip_is_told_to_look(tmp_path, has_uv):
+    """By uv, or without it by pip itself."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"""#!/bin/sh
+case "$*" in
+  *"config list"*) exec {sys.executable} "$@" ;;
+  "-m pip"*" uv") exit {int(not has_uv)} ;;
+  "-m uv"*) echo "$UV_FIND_LINKS $UV_DEFAULT_INDEX $UV_INDEX $SSL_CERT_FILE" ;;
+esac
+echo "$*"
+""")
+    python.chmod(0o755)
+    (tmp_path / "pip.conf").write_text("[global]\nfind-links =\n  /a\n  /b\ncert = /else\n")
+    told = {
+        "PIP_CERT": "/cert", "PIP_INDEX_URL": "https://one", "PIP_EXTRA_INDEX_URL": "https://two",
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PATH": "/usr/bin:/bin",
+    }  # fmt: skip
+    done = subprocess.run(
+        [ROOT / ".ci/install", "-r", "list"], cwd=tmp_path, env=told, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if has_uv:
+        assert "/a,/b https://one https://two /cert\n" in done.stdout
+    assert done.stdout.count("-r list") == 1
+    assert ("-m uv" in done.stdout) == has_uv
+
+
 def test_forge_and_ci_run_the_same_commands():
     workflow = YAML(typ="safe").load((ROOT / ".github/workflows/ci.yml").read_text())
     assert {"run": ".ci/run"} in workflow["jobs"]["check"]["steps"]

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import huggingface_hub
 import numpy as np
 import torch
@@ -227,9 +226,7 @@ def exact() -> None:
 
 
 def quiet() -> None:
-    """Keep transformers and datasets from printing: stages print themselves, and the head is new on
-    purpose."""
+    """Keep transformers from printing: stages print themselves, and the head is new on purpose."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
-    datasets.disable_progress_bars()

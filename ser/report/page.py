@@ -17,9 +17,9 @@ from itables.utils import read_package_file
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ser import audio, corpus, scoring, tables
-from ser.report import charts, clips, ledger
-from ser.run import parallel
+from ser import corpus, scoring, tables
+from ser.report import charts, ledger
+from ser.run.errors import UserError
 
 WEB = Path(__file__).parent / "web"  # template, style and script
 PACKAGES = ("av", "librosa", "numpy", "pandas", "scikit-learn", "scipy", "torch", "transformers")
@@ -186,7 +186,6 @@ def for_script(results: Results) -> dict[str, Any]:
     return {
         "labels": labels,
         "kinds": results.kinds,
-        "quietest": clips.QUIETEST,
         "clips": results.clips.fillna("").to_dict("list"),
         "models": [
             {
@@ -202,12 +201,9 @@ def for_script(results: Results) -> dict[str, Any]:
     }
 
 
-def heard(path: Path) -> tuple[str, str, list[int]]:
-    """Sound and spectrogram of a clip in base64, and its loudness."""
-    samples = audio.read(path)
-    files = (clips.opus(samples), clips.spectrogram(samples))
-    sound, picture = (base64.b64encode(file).decode("ascii") for file in files)
-    return sound, picture, clips.loudness(samples)
+def lines(files: pd.Series) -> Markup:
+    """Files in base64, a line each."""
+    return Markup("\n".join(base64.b64encode(file).decode("ascii") for file in files))
 
 
 def as_data(values: object) -> Markup:
@@ -215,25 +211,33 @@ def as_data(values: object) -> Markup:
     return Markup(json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Path | None) -> str:
+def render(
+    results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: pd.DataFrame | None
+) -> str:
     """The page, as HTML.
 
     Args:
         drawn: what `drawings` returns.
-        sounds: the folder of the clips, 16 kHz mono WAV files; None: a page without audio, nor
+        sounds: the table that the stage of this name writes; None: a page without audio, nor
             spectrograms, from which it could be had back.
 
     Raises:
-        UserError: a clip is missing or no such file.
+        UserError: a clip has no sound.
     """
     data = for_script(results)
     embedded = {}
     if sounds is not None:
-        paths = [sounds / f"{clip}.wav" for clip in data["clips"]["clip"]]
-        encoded, pictures, data["clips"]["loudness"] = zip(
-            *parallel.over(heard, paths, "report"), strict=True
-        )
-        embedded = {"sounds": "\n".join(encoded), "pictures": "\n".join(pictures)}
+        rows = sounds.set_index("clip").reindex(data["clips"]["clip"])
+        if rows["sound"].isna().any():
+            clip = rows["sound"].isna().idxmax()
+            raise UserError(f"{clip}: not in data/sounds.parquet; `dvc repro sounds` adds it")
+        data["quietest"] = sounds.attrs["quietest"]
+        data["clips"]["loudness"] = [levels.tolist() for levels in rows["loudness"]]
+        embedded = {
+            "sounds": lines(rows["sound"]),
+            "pictures": lines(rows["picture"]),
+            "quietest": -data["quietest"],
+        }
     shown = [
         {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
         for name, (title, text, chart) in drawn.items()
@@ -259,12 +263,11 @@ def render(results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: Pat
         versions=", ".join([
             f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)
         ]),
-        quietest=-clips.QUIETEST,
         data=as_data(data),
         tables_js=as_data(read_package_file("html", "dt_bundle.js")),
         tables_css=Markup(read_package_file("html", "dt_bundle.css")),
         css=Markup((WEB / "page.css").read_text(encoding="utf-8")),
         js=Markup(js),
         js_hash=f"sha256-{base64.b64encode(hashlib.sha256(js.encode()).digest()).decode()}",
-        **{name: Markup(text) for name, text in embedded.items()},
+        **embedded,
     )  # fmt: skip

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import joblib
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -80,7 +79,9 @@ def in_threads(function: Callable) -> Iterator[tuple[Callable, int]]:
     (docs/scaling.md). At an error or a signal the chunks at work are waited for, so that no thread
     is inside a library when Python ends, or writes into a folder that is being removed.
     """
-    cores = joblib.cpu_count()
+    from joblib import cpu_count  # lazy: 0.2 s, which stages that map nothing do without
+
+    cores = cpu_count()
     # OpenMP counts its threads for each thread, BLAS for the process.
     pool = ThreadPoolExecutor(cores, initializer=partial(threadpool_limits, 1, user_api="openmp"))
     try:

@@ -1,5 +1,6 @@
 """A folder with made-up results of two models, to write a page of."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 
 from ser.corpora import ravdess
+from stages import sounds
 
 TITLES = {"svm": "MFCC + SVM", "probe": "frozen encoder + probe"}  # the second with run and epochs
 
@@ -56,4 +58,6 @@ def make(folder: Path) -> Path:
     table.to_csv(folder / "metrics/corpus.csv", index=False)
     for seed, clip in enumerate(predictions(1, 0)["clip"]):
         voices.clip(folder / f"data/audio/{clip}.wav", 0.4, seed % 7, silence=0.1)
+    with contextlib.chdir(folder):
+        sounds.main()
     return folder

@@ -144,8 +144,11 @@ def test_one_model_alone_will_do_and_mistakes_are_one_line(results, warm, tmp_pa
     assert len(page.data["clips"]["clip"]) == 96
 
     project, here = Project(folder, tmp_path, warm), {"PYTHONPATH": str(ROOT)}
-    (folder / "data/audio/03-01-05-01-01-01-12.wav").write_bytes(b"")
-    one_line(project.stage("report", **here), "data/audio/03-01-05", "not a WAV file")
+    table = pd.read_parquet(folder / "data/sounds.parquet")
+    table[1:].to_parquet(folder / "data/sounds.parquet")
+    one_line(project.stage("report", **here), "03-01-01-01-01-01-02", "`dvc repro sounds`")
+    (folder / "data/sounds.parquet").unlink()
+    one_line(project.stage("report", **here), "data/sounds.parquet", "`dvc repro sounds`")
     table = folder / "data/predictions/svm/predictions.csv"
     head, *rows = table.read_text().splitlines(keepends=True)
     table.write_text(head + "".join(rows).replace("angry", "bored"))
