@@ -9,7 +9,6 @@ import transformers
 from conftest import ROOT
 from tiny_models import write_checkpoint, write_whisper
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ser import params
 from ser.encoder import checkpoint
@@ -265,31 +264,6 @@ def test_all_regularisation_off_is_off(tmp_path, write):
 def test_dropout_leaves_the_checkpoint_its_own_of_activations(tmp_path):
     folder = write_checkpoint(tmp_path / "c", activation_dropout=0.5)
     assert regularised(folder, dropout=0.1).model.config.activation_dropout == 0.5
-
-
-class IndexWrites(TorchDispatchMode):
-    """Counts writes to places that a tensor of indices names, which a GPU waits for."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in (torch.ops.aten.index_put, torch.ops.aten.index_put_):
-            indices = [index for index in args[1] if index is not None]
-            self.count += any(index.dtype == torch.int64 for index in indices)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
-@pytest.mark.parametrize("architecture", Waveform.TYPES)
-def test_a_step_makes_no_gpu_wait_for_the_mask(tmp_path, architecture):
-    folder = write_checkpoint(tmp_path / "c", model_type=architecture)
-    encoder = regularised(folder, dropout=0.1, mask_time_prob=0.3, mask_time_length=3)
-    inputs = [torch.from_numpy(encoder.prepare(clip)) for clip in noise((4000, 9000, 6000))]
-    lengths = torch.tensor([len(clip) for clip in inputs])
-    begin(encoder, lengths)
-    with IndexWrites() as writes:
-        encoder(pad_sequence(inputs, batch_first=True), lengths).sum().backward()
-    assert writes.count == 0
 
 
 @pytest.mark.parametrize("write", [write_checkpoint, write_whisper])

@@ -31,25 +31,6 @@ def stepped(folder: Path, steps: int, **changes: object) -> train.Training:
     return run
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_step_does_not_wait_for_the_device(folder, monkeypatch, precision, stored):
-    """Losses and norms of the steps are fetched once, after the last."""
-    if not stored:
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    # The first step loads kernels.
-    run = stepped(folder, 1, precision=precision, max_grad_norm=1.0)
-    assert (run.clips.stored is not None) == stored
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        while run.done < len(run.batches):
-            run.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    run.settle()
-    assert len(run.curve) == len(run.batches)
-
-
 def test_it_learns_what_a_cpu_learns(folder, monkeypatch):
     """In single precision the two are close: dropout, SpecAugment and speeds are the same."""
     there = stepped(folder, 2)
@@ -85,7 +66,7 @@ def test_frozen_features_are_those_of_a_cpu(folder):
     """The outputs of `w2v_features` and `embed`, against the same on the CPU."""
     with contextlib.chdir(folder):
         workplace.run(folder, "embed")
-        stored = Clips(train.FEATURES)
+        stored = Clips.read(train.FEATURES)
         table = pd.read_parquet("data/embeddings.parquet").set_index("clip")
         embedder = Embedder(train.CHECKPOINT, "tiny", params.load().embed)
         assert next(embedder.encoder.parameters()).device.type == "cuda"
