@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import workplace
-from accelerate.state import PartialState
 
+from benchmarks import gpu
 from ser import audio, params
 from ser.encoder.embeddings import Embedder
 from ser.finetune import train
@@ -31,35 +31,9 @@ def stepped(folder: Path, steps: int, **changes: object) -> train.Training:
     return run
 
 
-def test_it_learns_what_a_cpu_learns(folder, monkeypatch):
-    """In single precision the two are close: dropout, SpecAugment and speeds are the same."""
-    there = stepped(folder, 2)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    PartialState._reset_state()  # it remembers the device
-    try:
-        here = stepped(folder, 2)
-        assert here.accelerator.device.type == "cpu"
-    finally:
-        PartialState._reset_state()
-    assert torch.allclose(there.seen.cpu(), here.seen, atol=1e-3)
-    assert torch.allclose(there.norms.cpu(), here.norms, rtol=1e-2)
-
-
-def test_where_memory_runs_out_micro_batches_shrink(folder):
-    """CUDA's own error is understood, and what comes out differs by rounding alone."""
-    runs = [workplace.training(folder, micro_batch=8) for _ in range(2)]
-
-    def too_much(_: torch.nn.Module, arguments: tuple) -> None:
-        if len(arguments[0]) > 2:
-            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # a petabyte
-
-    runs[1].encoder.head.linear.register_forward_pre_hook(too_much)
-    for run in runs:
-        for _ in range(2):
-            run.step()
-    assert [run.micro_batch for run in runs] == [8, 2]
-    assert torch.allclose(runs[0].seen, runs[1].seen, atol=1e-3)
-    assert torch.allclose(runs[0].norms, runs[1].norms, rtol=1e-3)
+@pytest.mark.parametrize("check", gpu.CHECKS)
+def test_what_the_benchmark_checks(folder, check):
+    check(lambda **changes: workplace.training(folder, **changes))
 
 
 def test_frozen_features_are_those_of_a_cpu(folder):
