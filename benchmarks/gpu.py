@@ -209,7 +209,7 @@ def main() -> None:
         {name: figures for name, figures in rows.items() if "clips/s" in figures}, orient="index"
     )
     print(table.to_string(float_format="{:.2f}".format, na_rep=""))
-    print(json.dumps({"device": sides.where(), "small": small, **rows}))
+    print(json.dumps({"device": sides.where(), "small": small, "rows": rows}))
 
 
 if __name__ == "__main__":

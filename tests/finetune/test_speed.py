@@ -35,7 +35,7 @@ def test_beside_trainer(warm, tmp_path):
 def test_what_a_gpu_is_to_prove(warm):
     """Every check passes, and every row has its figures, without a GPU in small."""
     out = printed(warm / "python", "gpu", "--small")
-    rows = json.loads(out.splitlines()[-1])
+    rows = json.loads(out.splitlines()[-1])["rows"]
     answers = [figures["answer"] for figures in rows.values() if "answer" in figures]
     assert len(answers) == 4 and not any(answer.startswith("NO") for answer in answers), answers
     rates = [figures["clips/s"] for figures in rows.values() if "clips/s" in figures]
