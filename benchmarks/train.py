@@ -1,12 +1,11 @@
 """Time fine-tuning against transformers' Trainer: same clips, batch, epochs and model; weights
 random.
 
-    python -m benchmarks.train [--config FOLDER] [--clips 160] [--folds 1] [--epochs 1] [--batch 8]
+    python -m benchmarks.train [--config FOLDER] [--clips 58] [--epochs 1] [--batch 8]
     [--freeze-cnn]
 
-On a GPU all of it, six folds on as many clips as RAVDESS has, takes --clips 1440 --folds 6 --epochs
-10 --batch 32. Each training is on five sixths of the clips. The model has the architecture of
-wav2vec2-base unless --config names another folder with config.json, such as
+For a GPU there is benchmarks.gpu. The training is on five sixths of the clips. The model has the
+architecture of wav2vec2-base unless --config names another folder with config.json, such as
 configs/whisper-tiny.en. Clips are noise as long as those of RAVDESS. Every side trains in a process
 of its own, one after the other:
 
@@ -15,21 +14,19 @@ of its own, one after the other:
   trainer       Trainer as it comes: fp32, batches as they come, CNN trained, attention with the
                 configuration's dropout; Whisper's clips in windows of 30 s, as its feature
                 extractor pads them
-  trainer best  Trainer with bf16=True and train_sampling_strategy="group_by_length"; on a GPU its
-                batches are prepared in four more processes
+  trainer best  Trainer with train_sampling_strategy="group_by_length", and bf16=True where the
+                hardware has it; on a GPU its batches are prepared in four more processes
 
 With --freeze-cnn Trainer's CNN is frozen too, as in transformers' own example for audio
 classification.
 
 Prints: clips per second in steady state, from the third step of a training on; seconds of the first
-two steps, of a training, from loading the weights to the last step, and of all; peak memory of the
-process and on the GPU; of our side the share of the machine's rate for matrix products that the
-model's own products make up. Left out is what the stored inputs took, which is printed apart: the
+two steps, and of the training, from loading the weights to the last step; peak memory of the
+process and on the GPU. Left out is what the stored inputs took, which is printed apart: the
 pipeline computes them once for all epochs, folds and later experiments.
 """
 
 import argparse
-import gc
 import multiprocessing
 import os
 import shutil
@@ -41,17 +38,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from ser import params
 from ser.encoder import checkpoint
 from ser.finetune import device, train
-from ser.finetune.clips import Clips, write
+from ser.finetune.clips import Clips
 from ser.run import errors, resources
 
 WARM_UP = 2  # steps
@@ -81,44 +76,11 @@ def write_checkpoint(folder: Path, config: Path | None) -> None:
     checkpoint.load(folder, "random", 0, labels=LABELS).save(folder)
 
 
-def rate(dtype: torch.dtype, where: torch.device) -> float:
-    """Operations per second of products of large matrices, additions counted too."""
-    # A look keeps a GPU waiting: many products to a look.
-    size, products = (8192, 20) if where.type == "cuda" else (2048, 1)
-    matrix = torch.randn(size, size, dtype=dtype, device=where)
-    (matrix @ matrix).sum().item()
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(products):
-            product = matrix @ matrix
-        product[0, 0].item()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 * products / min(seconds)
-
-
-def gradients_of_convolution(
-    gradient: list[int], inputs: list[int], weights: list[int], *others: Any, out_shape: Any
-) -> int:
-    """Operations of a convolution's gradients, by the shapes of its output's gradient, its input
-    and its weights: of each, of input and weights, as many as forward. PyTorch's own count (2.13)
-    takes every channel of a grouped convolution's weights for one of all groups."""
-    *_, (of_inputs, of_weights, _) = others
-    return (of_inputs + of_weights) * conv_flop_count(inputs, weights, gradient)
-
-
-def flop_counter() -> FlopCounterMode:
-    """A counter of operations that prints nothing."""
-    formula = {torch.ops.aten.convolution_backward: gradients_of_convolution}
-    return FlopCounterMode(display=False, custom_mapping=formula)
-
-
 class Clock(transformers.TrainerCallback):
     """Times of a training: at the start, before the first step, after the warm-up, at the end."""
 
     def __init__(self) -> None:
         """Note the time before anything."""
-        gc.collect()  # what the training before this one holds of a GPU's memory
         self.times = [time.perf_counter()]
 
     def look(self, done: int, steps: int) -> None:
@@ -138,63 +100,59 @@ class Clock(transformers.TrainerCallback):
         """Look, after a step of Trainer's."""
         self.look(state.global_step, state.max_steps)
 
-
-def summary(clocks: list[Clock], clips: int) -> dict[str, Any]:
-    """The figures of several trainings, so many clips of which came after the warm-ups."""
-    created, began, warm, end = np.array([clock.times for clock in clocks]).T
-    return {
-        "clips/s": clips / (end - warm).sum(),
-        "warm-up, s": warm[0] - began[0],
-        "training, s": (end - created).mean(),
-        "all, s": (end - created).sum(),
-    }
+    def figures(self, clips: int) -> dict[str, Any]:
+        """The figures of a training, so many clips of which came after the warm-up."""
+        created, began, warm, end = self.times
+        return {
+            "clips/s": clips / (end - warm),
+            "warm-up, s": warm - began,
+            "training, s": end - created,
+        }
 
 
-def ours(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Our loop on stored inputs."""
-    changes = {"epochs": options.epochs, "batch_size": options.batch, "checkpoint": "random"}
-    settings = params.load().model_copy(update=changes)
-    samples, table = clips_of(options)
+def store(options: argparse.Namespace, folder: Path) -> float:
+    """Write the encoder's input for every clip into `folder`; the seconds for each."""
     began = time.perf_counter()
-    accelerator = device.make_accelerator(settings.precision)
-    encoder = checkpoint.load(folder / "checkpoint", "random", 0).eval().to(accelerator.device)
-    inputs = ((f"{n:04}", 1.0, encoder.prepare(clip)) for n, clip in enumerate(samples))
-    write(folder / "clips.arrow", inputs)
-    stored = time.perf_counter() - began
-    del encoder
+    where = device.make_accelerator("fp32").device
+    encoder = checkpoint.load(folder / "checkpoint", "random", 0).eval().to(where)
+    torch.save([torch.from_numpy(encoder.prepare(c)) for c in clips_of(options)[0]], folder / "in")
+    return (time.perf_counter() - began) / options.clips
 
-    clocks = []
-    for fold in range(options.folds):
-        clock = Clock()
-        encoder = train.fine_tunable(folder / "checkpoint", settings, LABELS)
-        clips = Clips(folder / "clips.arrow")
-        training = train.Training(encoder, clips, table, LABELS, fold, settings, accelerator)
-        steps = len(training.batches)
-        clock.look(0, steps)
-        while training.done < steps:
-            training.step()
-            clock.look(training.done, steps)
-        clocks.append(clock)
-    with flop_counter() as counter:
-        training.add_gradients(training.numbers[: options.batch], range(options.batch))
-    figures = summary(clocks, options.folds * sum(map(len, training.batches[WARM_UP:])))
-    precision = accelerator.mixed_precision
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    operations = counter.get_total_flops() / options.batch * figures["clips/s"]
-    return {
-        **figures,
-        "of the matrix rate": operations / rate(dtype, accelerator.device),
-        "note": f"{precision.replace('no', 'fp32')}; inputs {stored / options.clips:.2f} s a clip",
-    }
+
+def begun(options: argparse.Namespace, folder: Path, fold: int, **changes: Any) -> train.Training:
+    """Our training outside a fold, on stored inputs, by params.yaml's defaults but for changes."""
+    fixed = {"epochs": options.epochs, "batch_size": options.batch, "checkpoint": "random"}
+    settings = params.load().model_copy(update={**fixed, **changes})
+    rows = [row.numpy() for row in torch.load(folder / "in")]
+    names, lengths = [f"{n:04}" for n in range(len(rows))], np.array([len(row) for row in rows])
+    clips, (_, table) = Clips(names, [1.0], lengths, [r.ravel() for r in rows]), clips_of(options)
+    encoder = train.fine_tunable(folder / "checkpoint", settings, LABELS)
+    accelerator = device.make_accelerator(settings.precision)
+    return train.Training(encoder, clips, table, LABELS, fold, settings, accelerator)
+
+
+def ours(
+    options: argparse.Namespace, folder: Path, fold: int = 0, **changes: Any
+) -> dict[str, Any]:
+    """Our loop on stored inputs."""
+    clock = Clock()
+    training = begun(options, folder, fold, **changes)
+    steps = len(training.batches)
+    clock.look(0, steps)
+    while training.done < steps:
+        training.step()
+        clock.look(training.done, steps)
+    note = training.accelerator.mixed_precision.replace("no", "fp32")
+    return {**clock.figures(sum(map(len, training.batches[WARM_UP:]))), "note": note}
 
 
 def collate_by(extractor: Any) -> Callable[[list[dict]], dict]:
     """A function that makes a batch of clips, by the checkpoint's feature extractor."""
-    name = extractor.model_input_names[0]
+    name = extractor.model_input_names[0]  # Trainer looks there for the lengths of clips
     padding = {} if name == "input_features" else {"padding": True}
 
     def collate(rows: list[dict]) -> dict:
-        clips = [row["samples"] for row in rows]
+        clips = [row[name] for row in rows]
         inputs = extractor(clips, sampling_rate=16000, return_tensors="pt", **padding)
         return {name: inputs[name], "labels": torch.tensor([row["labels"] for row in rows])}
 
@@ -205,82 +163,106 @@ def trainer(options: argparse.Namespace, folder: Path, best: bool) -> dict[str, 
     """transformers' Trainer on batches of the checkpoint's feature extractor."""
     samples, table = clips_of(options)
     labels = table["label"].map(LABELS.index).to_list()
-    data = datasets.Dataset.from_dict(
-        {"samples": samples, "labels": labels, "length": [len(clip) for clip in samples]}
-    ).with_format("numpy")
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "checkpoint")
     settings: dict[str, Any] = {}
+    bf16 = best and device.mixed_precision("auto") == "bf16"
     if best:
         gpu = torch.cuda.is_available()
         settings = {
-            "bf16": True,
+            "bf16": bf16,
             "train_sampling_strategy": "group_by_length",
             "dataloader_num_workers": WORKERS if gpu else 0,  # on CPUs they would take turns
             "use_cpu": not gpu,
         }
-    clocks = []
-    for fold in range(options.folds):
-        clock = Clock()
-        model = transformers.AutoModelForAudioClassification.from_pretrained(
-            folder / "checkpoint", num_labels=len(LABELS), dtype=torch.float32
-        )
-        if options.freeze_cnn and hasattr(model, "freeze_feature_encoder"):
-            model.freeze_feature_encoder()
-        elif options.freeze_cnn:
-            for convolution in (model.encoder.conv1, model.encoder.conv2):
-                convolution.requires_grad_(False)
-        arguments = transformers.TrainingArguments(
-            str(folder / "trainer"),
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch,
-            save_strategy="no",
-            learning_rate=2e-5,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            **settings,
-        )
-        numbers = np.flatnonzero(table["fold"] != fold)
-        loop = transformers.Trainer(
-            model,
-            arguments,
-            train_dataset=data.select(numbers),
-            data_collator=collate_by(extractor),
-            callbacks=[clock],
-        )
-        loop.remove_callback(transformers.PrinterCallback)
-        clock.look(0, 0)
-        loop.train()
-        clocks.append(clock)
+    clock = Clock()
+    model = transformers.AutoModelForAudioClassification.from_pretrained(
+        folder / "checkpoint", num_labels=len(LABELS), dtype=torch.float32
+    )
+    if options.freeze_cnn and hasattr(model, "freeze_feature_encoder"):
+        model.freeze_feature_encoder()
+    elif options.freeze_cnn:
+        for convolution in (model.encoder.conv1, model.encoder.conv2):
+            convolution.requires_grad_(False)
+    arguments = transformers.TrainingArguments(
+        str(folder / "trainer"),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch,
+        save_strategy="no",
+        learning_rate=2e-5,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **settings,
+    )
+    numbers = np.flatnonzero(table["fold"] != 0)
+    loop = transformers.Trainer(
+        model,
+        arguments,
+        train_dataset=[
+            {extractor.model_input_names[0]: samples[number], "labels": labels[number]}
+            for number in numbers
+        ],
+        data_collator=collate_by(extractor),
+        processing_class=extractor,
+        callbacks=[clock],
+    )
+    loop.remove_callback(transformers.PrinterCallback)
+    clock.look(0, 0)
+    loop.train()
     clips = len(numbers) * options.epochs - WARM_UP * options.batch
-    note = "CNN frozen" if options.freeze_cnn else "CNN trained"
-    return {**summary(clocks, options.folds * clips), "note": note}
+    note = f"{'bf16' if bf16 else 'fp32'}, CNN {'frozen' if options.freeze_cnn else 'trained'}"
+    return {**clock.figures(clips), "note": note}
 
 
-def measure(side: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The figures of a side, measured in this process."""
-    quiet()
-    if side == "ours":
-        figures = ours(options, folder)
-    else:
-        figures = trainer(options, folder, side == "trainer best")
-    figures["GiB"] = resources.peak_memory() / 2**30
-    if torch.cuda.is_available():
-        figures["GiB on the GPU"] = torch.cuda.max_memory_allocated() / 2**30
+def measure(function: Callable, *arguments: Any) -> Any:
+    """What a function returns, in this process; of figures, also the most memory that it had."""
+    warnings.simplefilter("ignore")
+    checkpoint.quiet()
+    figures = function(*arguments)
+    if isinstance(figures, dict):
+        figures["GiB"] = resources.peak_memory() / 2**30
+        if torch.cuda.is_available():
+            figures["GiB on the GPU"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
 
 
-def quiet() -> None:
-    """Keep the libraries from talking between the figures."""
-    warnings.simplefilter("ignore")
-    checkpoint.quiet()
+def share_out(processes: int) -> None:
+    """Give a new process its share of the cores, and one GPU: Trainer would take them all, and
+    larger batches."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if processes > 1:  # as commands.folds does
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+def fresh(*calls: tuple) -> list:
+    """What `measure` gives for each of these arguments, in a new process each, all at the same
+    time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.train"])  # the imports, once for all
+    with ProcessPoolExecutor(len(calls), context, share_out, (len(calls),)) as pool:
+        return [each.result() for each in [pool.submit(measure, *call) for call in calls]]
+
+
+def where() -> str:
+    """The name of the GPU, or the number of the CPU's threads."""
+    gpu = torch.cuda.is_available()
+    return torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
+
+
+def show(name: str, figures: dict[str, Any]) -> None:
+    """Print the figures of a row."""
+    values = [
+        f"{key} {value:.2f}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in figures.items()
+    ]
+    print(f"{name}: {', '.join(values)}", flush=True)
 
 
 @errors.one_line
 def main() -> None:
-    """Measure each side in a fresh process, print the table."""
+    """Measure each side in a fresh process, print it at once, then the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=160)
-    parser.add_argument("--folds", type=int, default=1, choices=range(1, PARTS + 1))
+    parser.add_argument("--clips", type=int, default=58)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--config", type=Path, help="folder with another config.json")
@@ -291,26 +273,24 @@ def main() -> None:
             f"{options.clips} clips, {options.epochs} epochs, batches of {options.batch}: "
             f"expected more than {WARM_UP} steps"
         )
-    quiet()
-    # Of several GPUs one: Trainer would take them all, and larger batches.
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    os.environ["CUDA_VISIBLE_DEVICES"] = card
-    figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(Path(folder) / "checkpoint", options.config)
-        fresh = multiprocessing.get_context("forkserver")
-        fresh.set_forkserver_preload(["benchmarks.train"])  # the imports, once for all sides
-        for side in ("ours", "trainer", "trainer best"):
-            with ProcessPoolExecutor(1, fresh) as pool:
-                figures[side] = pool.submit(measure, side, options, Path(folder)).result()
+    checkpoint.quiet()
+    print(
+        f"{where()}; {options.config or 'wav2vec2-base'}: {options.clips} clips, batch "
+        f"{options.batch}, {options.epochs} epochs",
+        flush=True,
+    )
+    figures: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_checkpoint(folder / "checkpoint", options.config)
+        print(f"inputs: {fresh((store, options, folder))[0]:.2f} s a clip", flush=True)
+        for side, function, *more in (
+            ("ours", ours), ("trainer", trainer, False), ("trainer best", trainer, True),
+        ):  # fmt: skip
+            (figures[side],) = fresh((function, options, folder, *more))
+            show(side, figures[side])
     table = pd.DataFrame.from_dict(figures, orient="index")
     table.insert(1, "ours is x", table.loc["ours", "clips/s"] / table["clips/s"])
-    gpu = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(
-        f"{name}; {options.config or 'wav2vec2-base'}: {options.clips} clips, batch "
-        f"{options.batch}, {options.folds} folds of {options.epochs} epochs"
-    )
     print(table.to_string(float_format="{:.2f}".format, na_rep=""))
 
 

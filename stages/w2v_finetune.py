@@ -76,6 +76,7 @@ def main() -> None:
         sys.exit(code)
 
     accelerator = device.make_accelerator(settings.precision)
+    device.announce(accelerator, "w2v_finetune")
     saved = train.state_file(settings, fold, accelerator)
     training = train.prepare(settings, fold, accelerator, settings.select == "inner", saved)
     resumed = training.done > 0

@@ -1,5 +1,6 @@
 """Attention in place of transformers' own: faster, and repeatable on GPUs."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -8,6 +9,12 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.wav2vec2.modeling_wav2vec2 import eager_attention_forward
+
+
+@lru_cache(maxsize=1)  # all layers have the same mask
+def addend(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A number to add to each attention score: zero, the lowest where `mask` is False."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def attention(
@@ -26,9 +33,7 @@ def attention(
     if query.device.type == "cpu" and query.dtype == torch.float32:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     if mask is not None:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(
-            ~mask, torch.finfo(query.dtype).min
-        )
+        mask = addend(mask, query.dtype)
     return eager_attention_forward(module, query, key, value, mask, **options)
 
 

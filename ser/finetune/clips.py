@@ -11,6 +11,8 @@ import torch
 from datasets import Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 
+from ser.encoder.families.encoder import send
+
 COLUMNS = Features(
     {
         "clip": Value("string"),
@@ -34,7 +36,7 @@ def write(path: Path, clips: Iterable[tuple[str, float, np.ndarray]]) -> None:
 
 
 class Clips:
-    """The clips that `w2v_features` stored, memory-mapped, or on a GPU.
+    """An encoder's inputs for the clips of a corpus, in main memory, memory-mapped, or on a GPU.
 
     Attributes:
         names: of the clips, ascending; a clip's number is its place here.
@@ -42,25 +44,30 @@ class Clips:
         lengths: samples or frames, shape (clips, speeds).
     """
 
-    def __init__(self, path: Path):
-        """Open the Arrow file `path`."""
-        table = datasets.Dataset.from_file(str(path))
-        names = table["clip"][:]
-        speeds = table["speed"][:]
-        self.names = list(dict.fromkeys(names))
-        self.speeds = speeds[: len(names) // len(self.names)]
-        lengths = np.asarray(table["length"][:])
-        self.lengths = lengths.reshape(len(self.names), len(self.speeds))
-        # Views of the file, without a copy: a list per row group that was written.
-        self.rows: list[np.ndarray] = []
-        for chunk in table.data.column("values").chunks:
-            ends = chunk.offsets.to_numpy()
-            values = chunk.values.to_numpy(zero_copy_only=True)
-            self.rows += [values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-        channels = len(self.rows[0]) // int(lengths[0])
+    def __init__(
+        self, names: list[str], speeds: list[float], lengths: np.ndarray, rows: list[np.ndarray]
+    ):
+        """Take all attributes, and the values of every clip at each speed, clip by clip, flat."""
+        self.names, self.speeds, self.rows = names, speeds, rows
+        self.lengths = lengths.reshape(len(names), len(speeds))
+        channels = len(rows[0]) // int(self.lengths[0, 0])
         self.shape = () if channels == 1 else (channels,)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths.ravel())[:-1]])  # of rows
         self.stored: torch.Tensor | None = None  # all values, one after another, on a device
+
+    @classmethod
+    def read(cls, path: Path) -> "Clips":
+        """The clips in the Arrow file `path`, memory-mapped."""
+        table = datasets.Dataset.from_file(str(path))
+        names = list(dict.fromkeys(table["clip"][:]))
+        speeds = table["speed"][: len(table) // len(names)]
+        # Views of the file, without a copy: a list per row group that was written.
+        rows: list[np.ndarray] = []
+        for chunk in table.data.column("values").chunks:
+            ends = chunk.offsets.to_numpy()
+            values = chunk.values.to_numpy(zero_copy_only=True)
+            rows += [values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return cls(names, speeds, np.asarray(table["length"][:]), rows)
 
     def to(self, device: torch.device) -> None:
         """Move all clips to a GPU if they take at most half of the memory it has left."""
@@ -100,13 +107,6 @@ class Clips:
         for place, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
             clips.numpy()[place, :length] = self.rows[row].reshape(-1, *self.shape)
         return clips, lengths
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` on `device`, without waiting for what a GPU is still doing."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def respeed(samples: np.ndarray, factor: float) -> np.ndarray:

@@ -4,12 +4,16 @@ The same inputs, params, package versions, kind of device and number of threads 
 Anything else gives results that differ in the last digits, which training amplifies.
 """
 
+import os
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+CARDS = Path("/dev")  # where Linux has a file nvidiaN for each of NVIDIA's
 PACKAGES = ("accelerate", "librosa", "numpy", "soxr", "torch", "transformers")
 
 
@@ -37,6 +41,27 @@ def make_accelerator(precision: str) -> Accelerator:
 def versions() -> dict[str, str]:
     """The packages whose code makes the numbers, and their versions."""
     return {package: version(package) for package in PACKAGES}
+
+
+def unusable() -> str | None:
+    """The reason why PyTorch cannot use this machine's GPU, such as an old driver; None if it can,
+    there is none, or the CPU is asked for."""
+    hidden = "ACCELERATE_USE_CPU" in os.environ or os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if hidden or torch.cuda.is_available() or not any(CARDS.glob("nvidia[0-9]*")):
+        return None
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+    return "no reason given"
+
+
+def announce(accelerator: Accelerator, title: str) -> None:
+    """Print the device and its precision; on stderr, why that is not the GPU that is there."""
+    about = describe(accelerator)
+    accelerator.print(f"{title}: on {about['device']}, {about['precision']}", flush=True)
+    if accelerator.is_main_process and (reason := unusable()):
+        print(f"{title}: not on the GPU, which torch cannot use: {reason}", file=sys.stderr)
 
 
 def describe(accelerator: Accelerator) -> dict[str, object]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
-from ser.finetune.clips import send
+from ser.encoder.families.encoder import send
 
 ODD = -1640531535  # 2^32 over the golden ratio, as a signed number
 
@@ -75,7 +75,7 @@ class Dropout(nn.Dropout):
         if self.odd is None:
             generator = np.random.default_rng(self.number)
             drawn = generator.integers(-(2**31), 2**31, values.shape[-1], np.int32)
-            self.odd = torch.from_numpy(drawn | 1).to(values.device)
+            self.odd = send(torch.from_numpy(drawn | 1), values.device)
         keys = self.draws.keys
         mixed = (keys[:, :1] if values.ndim == 2 else keys[..., None]) * self.odd
         mixed ^= mixed >> 13

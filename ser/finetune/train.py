@@ -34,9 +34,9 @@ from transformers import get_scheduler, get_wsd_schedule
 
 from ser import corpus, params, tables
 from ser.encoder import checkpoint
-from ser.encoder.families.encoder import Encoder
+from ser.encoder.families.encoder import Encoder, send
 from ser.finetune import progress
-from ser.finetune.clips import Clips, send
+from ser.finetune.clips import Clips
 from ser.finetune.device import make_accelerator, versions
 from ser.finetune.draws import Draws, replace_dropout
 from ser.finetune.head import LayersHead
@@ -561,7 +561,7 @@ def prepare(
         raise UserError(f"fold {fold}: not in {tables.FOLDS}; expected one of {folds}")
     names = corpus.labels(table)
     encoder = fine_tunable(CHECKPOINT, settings, names)
-    clips = Clips(FEATURES)
+    clips = Clips.read(FEATURES)
     if lonely := set(table["clip"]) ^ set(clips.names):
         raise UserError(
             f"{min(lonely)}: not in both {tables.FOLDS} and {FEATURES}; `dvc repro` makes them "

@@ -15,6 +15,7 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
 from commands import folds
+from ser import params
 
 pytestmark = pytest.mark.slow  # whole stages
 
@@ -73,6 +74,40 @@ def run(folder: Path, python: Path, at_a_time: str) -> subprocess.CompletedProce
 
 def test_what_comes_before_the_folds_are_stages():
     assert set(folds.BEFORE) <= YAML().load(ROOT / "dvc.yaml")["stages"].keys()
+
+
+@pytest.mark.parametrize(
+    ("cards", "free", "changes", "count", "on_first"),
+    [
+        (1, 80e9, {}, 6, 6),  # 8 would fit
+        (1, 24e9, {}, 2, 2),
+        (2, 24e9, {}, 4, 2),
+        (1, 24e9, {"micro_batch": 8}, 5, 5),
+        (1, 6e9, {}, 1, 1),
+        (1, 80e9, {"freeze_cnn": False}, 1, 1),
+        (0, 0, {}, 2, 0),
+    ],
+)
+def test_as_many_at_a_time_as_fit_on_the_cards(
+    tmp_path, monkeypatch, cards, free, changes, count, on_first
+):
+    """Of wav2vec2-base and RAVDESS, by their sizes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (free, 80e9))
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    files = {folds.CHECKPOINT / "pytorch_model.bin": 380e6, folds.FEATURES: 545e6}
+    for file, size in {**files, folds.AUDIO / "a.wav": 5.3 * 32000}.items():
+        file.parent.mkdir(parents=True)
+        with file.open("wb") as stream:
+            stream.truncate(int(size))
+    places = folds.places(None, params.load(ROOT / "params.yaml").model_copy(update=changes))
+    assert len(places) == count
+    assert all(place["OMP_NUM_THREADS"] == str(16 // count) for place in places)
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in places].count("3") == on_first
+    assert len(folds.places(3, params.load(ROOT / "params.yaml"))) == 3
 
 
 def test_side_by_side_make_the_same_bytes(trained, warm, tmp_path):

@@ -95,7 +95,7 @@ def test_what_is_stored(tmp_path, architecture, freeze_cnn, channels):
     shutil.rmtree(folder / "tiny")
     write(folder / "tiny", architecture)
     workplace.run(folder, "checkpoint", "w2v_features")
-    stored = Clips(folder / "data/features/clips.arrow")
+    stored = Clips.read(folder / "data/features/clips.arrow")
     paths = sorted((folder / "data/audio").iterdir())
     assert list(stored.names) == [path.stem for path in paths]
     assert stored.shape == (() if channels is None else (channels,))

@@ -45,7 +45,7 @@ def test_predict_trims_as_training_did(tmp_path):
     assert "top_db=20)" in (model / "README.md").read_text()
     row = pd.read_csv(folder / "data/w2v/fold_0/predictions.csv").iloc[0]
     clip = folder / f"data/audio/{row['clip']}.wav"
-    lengths = Clips(folder / "data/features/clips.arrow").lengths
+    lengths = Clips.read(folder / "data/features/clips.arrow").lengths
     assert lengths.max() < 9000 + 8000  # silence is gone, but for the frames at its edges
     (found,) = workplace.answers(folder, model, clip)
     assert found == pytest.approx({label: row[label] for label in EMOTIONS}, abs=1e-5)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import workplace
-from accelerate.state import PartialState
 
+from benchmarks import gpu
 from ser import audio, params
 from ser.encoder.embeddings import Embedder
 from ser.finetune import train
@@ -31,61 +31,16 @@ def stepped(folder: Path, steps: int, **changes: object) -> train.Training:
     return run
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_step_does_not_wait_for_the_device(folder, monkeypatch, precision, stored):
-    """Losses and norms of the steps are fetched once, after the last."""
-    if not stored:
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    # The first step loads kernels.
-    run = stepped(folder, 1, precision=precision, max_grad_norm=1.0)
-    assert (run.clips.stored is not None) == stored
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        while run.done < len(run.batches):
-            run.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    run.settle()
-    assert len(run.curve) == len(run.batches)
-
-
-def test_it_learns_what_a_cpu_learns(folder, monkeypatch):
-    """In single precision the two are close: dropout, SpecAugment and speeds are the same."""
-    there = stepped(folder, 2)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    PartialState._reset_state()  # it remembers the device
-    try:
-        here = stepped(folder, 2)
-        assert here.accelerator.device.type == "cpu"
-    finally:
-        PartialState._reset_state()
-    assert torch.allclose(there.seen.cpu(), here.seen, atol=1e-3)
-    assert torch.allclose(there.norms.cpu(), here.norms, rtol=1e-2)
-
-
-def test_where_memory_runs_out_micro_batches_shrink(folder):
-    """CUDA's own error is understood, and what comes out differs by rounding alone."""
-    runs = [workplace.training(folder, micro_batch=8) for _ in range(2)]
-
-    def too_much(_: torch.nn.Module, arguments: tuple) -> None:
-        if len(arguments[0]) > 2:
-            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # a petabyte
-
-    runs[1].encoder.head.linear.register_forward_pre_hook(too_much)
-    for run in runs:
-        for _ in range(2):
-            run.step()
-    assert [run.micro_batch for run in runs] == [8, 2]
-    assert torch.allclose(runs[0].seen, runs[1].seen, atol=1e-3)
-    assert torch.allclose(runs[0].norms, runs[1].norms, rtol=1e-3)
+@pytest.mark.parametrize("check", gpu.CHECKS)
+def test_what_the_benchmark_checks(folder, check):
+    check(lambda **changes: workplace.training(folder, **changes))
 
 
 def test_frozen_features_are_those_of_a_cpu(folder):
     """The outputs of `w2v_features` and `embed`, against the same on the CPU."""
     with contextlib.chdir(folder):
         workplace.run(folder, "embed")
-        stored = Clips(train.FEATURES)
+        stored = Clips.read(train.FEATURES)
         table = pd.read_parquet("data/embeddings.parquet").set_index("clip")
         embedder = Embedder(train.CHECKPOINT, "tiny", params.load().embed)
         assert next(embedder.encoder.parameters()).device.type == "cuda"

@@ -271,10 +271,16 @@ class Encoder(nn.Module, abc.ABC):
         self.extractor.save_pretrained(folder)
 
 
-def mask_of(lengths: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`, without waiting for what a GPU is still doing."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def mask_of(lengths: torch.Tensor, device: torch.device) -> torch.Tensor:
     """True for the frames of each clip, shape (batch, the longest), on `device`."""
-    mask = torch.arange(int(lengths.max())) < lengths.cpu()[:, None]
-    return mask.to(device, non_blocking=True)
+    return send(torch.arange(int(lengths.max())) < lengths.cpu()[:, None], device)
 
 
 def mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
