@@ -3,7 +3,6 @@
 import ast
 import itertools
 import re
-import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -77,21 +76,6 @@ def test_one_version_and_one_licence():
     citation = YAML(typ="safe").load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     assert (ROOT / "LICENSE").read_text().startswith(f"{project['license']} License")
-
-
-def test_make_help_names_every_target():
-    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    printed = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert re.findall(r"make (\S+)", printed) == phony[1].split()
-
-
-def test_forge_and_ci_run_the_same_commands():
-    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/ci.yml").read_text())
-    assert {"run": ".ci/run"} in workflow["jobs"]["check"]["steps"]
-    commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if "make" in line]
-    assert commands[-3:] == ["make lint", "make types", "make test"]
 
 
 @pytest.mark.slow
