@@ -61,7 +61,7 @@ GROUPS = [
             "schedule": ("cosine", {}),
             "warmup": (0.5, {}),
             "decay_start": (0.3, {}),
-            "batch_growth": (2.0, {}),
+            "batch_growth": (2.0, {"epochs": 3}),
             "dropout": (0.3, {}),
             "attention_dropout": (0.3, {}),
             "mask_time_prob": (0.5, {}),
