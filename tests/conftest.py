@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_CORPUS = ROOT.parent / "shared" / "ravdess"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-NO_CHROMIUM = "no Chromium or Chrome"
+NO_CHROMIUM = "no Chromium or Chrome; Debian's package `chromium` will do"
 
 # The demo, shrunk: one short clip per voice and label, two folds, one epoch, a small grid.
 SHRUNK = (
@@ -66,20 +66,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked["gpu"]:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out for want of a browser, and how to have it."""
-    skipped = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple) and NO_CHROMIUM in report.longrepr[2]
-    ]
-    if skipped:
-        terminalreporter.write_line(
-            f"Left out: {len(skipped)} tests in a browser. Debian's package `chromium`, or Chrome, "
-            "has them run."
-        )
 
 
 class Project:
@@ -196,7 +182,7 @@ def warm(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def done(shared: Path, warm: Path) -> Project:
     """A project with a shrunken demo: committed on `main`, and on `demo`, which is checked out, run
-    as a whole, each stage in a Python of its own.
+    as a whole.
 
     One for all processes of a test run: the first that wants it makes it, others wait. Nobody
     changes it; take a `clone`. All clones share its DVC cache, so what one has run, the next takes
@@ -206,7 +192,7 @@ def done(shared: Path, warm: Path) -> Project:
     with FileLock(f"{home}.lock"):
         if not (home / "finished").exists():
             shutil.rmtree(home, ignore_errors=True)  # of a process that failed
-            project = make_project(home / "project", home)
+            project = make_project(home / "project", home, warm)
             (project.path / "demo.yaml").write_text("{}\n")
             apply_overrides(project.path / "demo.yaml", [f"++{setting}" for setting in SHRUNK])
             project.run("git", "commit", "--quiet", "--all", "--message", "A shrunken demo")

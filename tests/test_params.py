@@ -53,24 +53,10 @@ def refused(path, words: list[str]) -> None:
         (r"scheme: six", "scheme: sex", ["split.scheme = 'sex'", "six, emobox, luna"]),
         (r"scheme: six", "scheme: luna", ["folds = [0, 1, 2, 3, 4, 5]", "0 to 4", "five folds"]),
         (r"scheme: six", f"scheme: [{list(range(1, 20))}, [4]]", ["speaker 4", "two places"]),
-        (
-            r"scheme: six",
-            f"scheme: [{list(range(1, 12))}, {list(range(12, 24))}]",
-            ["split.scheme", "[24]", "no fold"],
-        ),
-        (
-            r"scheme: six",
-            "scheme: [[1, 25], [2]]",
-            ["split.scheme", "speaker 25 is not in the corpus"],
-        ),
-        (
-            r"^corpus: \S+",
-            "corpus: iemocap",
-            ["split.scheme = six", "for iemocap a number of folds"],
-        ),
-        (r"^epochs: \S+", "epochs: 1.5", ["epochs = 1.5", "integer"]),
+        (r"scheme: six", f"scheme: [{[*range(1, 12)]}, {[*range(12, 24)]}]", ["scheme", "[24]"]),
+        (r"scheme: six", "scheme: [[1, 25], [2]]", ["split.scheme", "25 is not in the corpus"]),
+        (r"^corpus: \S+", "corpus: iemocap", ["scheme = six", "for iemocap a number of folds"]),
         (r"^revision: \S+", "revision: 123e456", ["revision = inf", """-S "revision='…'\""""]),
-        (r"^revision: \S+", "revision: 0012", ["revision = 12", "quote it"]),
         (r"^corpus: \S+", "corpus: [", ["not YAML"]),
         (r"^  svm: MFCC", "  Svm: MFCC", ["models.Svm", "pattern"]),
         (r"^  svm: MFCC.*", "  svm: ''", ["models.svm", "at least 1"]),
@@ -127,7 +113,7 @@ def test_values_that_exclude_each_other_are_named(tmp_path, changes, words):
         "covariance": st.booleans(),
     })
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_features_can_be_computed_with_whatever_is_let_pass(changes):
     try:
         chosen = params.check(changes, "params.yaml", params.Mfcc)
@@ -145,10 +131,10 @@ def test_features_can_be_computed_with_whatever_is_let_pass(changes):
     ("content", "words"),
     [
         (b"\x80", "not UTF-8"),
-        (b"[" * 5000, "not YAML"),
+        (b"[" * 1500, "not YAML"),
         (b"&a [*a]", "params.yaml"),
         (b'"new\\nline": 1', "unknown parameter"),
-        (b"checkpoint: [" + b"[1], " * 5000 + b"1]", "checkpoint = "),
+        (b"checkpoint: [" + b"[1], " * 1000 + b"1]", "checkpoint = "),
     ],
 )
 def test_whatever_it_holds_the_answer_is_one_line(tmp_path, content, words):

@@ -3,7 +3,6 @@
 import ast
 import itertools
 import re
-import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -79,14 +78,6 @@ def test_one_version_and_one_licence():
     assert (ROOT / "LICENSE").read_text().startswith(f"{project['license']} License")
 
 
-def test_make_help_names_every_target():
-    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    printed = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert re.findall(r"make (\S+)", printed) == phony[1].split()
-
-
 @pytest.mark.parametrize("has_uv", [True, False])
 def test_packages_come_from_where_pip_is_told_to_look(tmp_path, has_uv):
     """By uv, or without it by pip itself."""
@@ -114,13 +105,6 @@ echo "$*"
         assert "/a,/b https://one https://two /cert\n" in done.stdout
     assert done.stdout.count("-r list") == 1
     assert ("-m uv" in done.stdout) == has_uv
-
-
-def test_forge_and_ci_run_the_same_commands():
-    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/ci.yml").read_text())
-    assert {"run": ".ci/run"} in workflow["jobs"]["check"]["steps"]
-    commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if "make" in line]
-    assert commands[-3:] == ["make lint", "make types", "make test"]
 
 
 @pytest.mark.slow

@@ -28,6 +28,14 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("ser", "stages", "commands")
 
+LAZY = (  # what libraries and stages import only where they need it
+    "dvc.cli", "dvc.commands.experiments", "dvc.repo.plots", "librosa.decompose", "librosa.effects",
+    "librosa.feature", "librosa.segment", "matplotlib.backends.backend_agg", "matplotlib.pyplot",
+    "sklearn.metrics", "sklearn.model_selection", "sklearn.svm", "torch.profiler",
+    "transformers.models.wav2vec2.modeling_wav2vec2",
+    "transformers.models.wav2vec2.feature_extraction_wav2vec2",
+)  # fmt: skip
+
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 
@@ -60,7 +68,7 @@ def load_libraries() -> None:
     sys.path[0] = str(ROOT)
     for file in sorted((ROOT / "stages").glob("*.py")):
         importlib.import_module(f"stages.{file.stem}")
-    for name in ("commands.results", "dvc.cli", "dvc.commands.experiments", "dvc.repo.plots"):
+    for name in ("commands.results", "commands.search", *LAZY):
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]

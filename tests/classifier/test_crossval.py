@@ -191,14 +191,8 @@ def test_stage_writes_the_same_bytes_twice_and_a_model_that_predicts_from_named_
     }  # fmt: skip
 
     predictions = pd.read_csv(folder / "predictions" / "svm" / "predictions.csv")
-    assert list(predictions.columns) == [
-        "clip",
-        "speaker",
-        "fold",
-        "actual",
-        "predicted",
-        *EMOTIONS,
-    ]
+    columns = ["clip", "speaker", "fold", "actual", "predicted", *EMOTIONS]
+    assert list(predictions.columns) == columns
     assert list(predictions["clip"]) == list(rows["clip"])
     assert list(predictions["predicted"]) == list(predictions[EMOTIONS].idxmax(axis=1))
     right = (predictions["predicted"] == predictions["actual"]).mean()

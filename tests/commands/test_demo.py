@@ -55,8 +55,11 @@ def test_demo(done, tmp_path):
 @pytest.mark.slow
 def test_a_demo_that_stops_is_one_more_line(project):
     (project.path / "demo.yaml").write_text("corpus: demo\nlr: fast\n")
+    before = project.run("git", "status", "--porcelain").stdout
     stopped = [project.command("demo")]
     assert stopped[0].stderr.splitlines()[-1].startswith("demo: the pipeline stopped")
+    assert "lr = 'fast'" in stopped[0].stdout + stopped[0].stderr
+    assert project.run("git", "status", "--porcelain").stdout == before
     assert not (project.path / "demo").exists()
     shutil.rmtree(project.path / ".git")  # as unpacked from a downloaded archive
     stopped.append(project.command("demo"))

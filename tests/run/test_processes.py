@@ -110,11 +110,11 @@ def start(folder: Path, module: str) -> tuple[subprocess.Popen, list[psutil.Proc
     """DVC with a stage of two processes, which have begun; and all processes below DVC's."""
     stage = {"cmd": f"python -m {module} 0", "outs": ["data/w2v/fold_0"]}
     YAML().dump({"stages": {"w2v_finetune": stage}}, folder / "dvc.yaml")
-    dvc = [sys.executable, "-m", "dvc"]
-    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-    (folder / ".checkpoints").mkdir()
+    for name in (".dvc", ".checkpoints"):
+        (folder / name).mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")
     process = subprocess.Popen(
-        [*dvc, "repro", "--single-item", "w2v_finetune"],
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "w2v_finetune"],
         cwd=folder,
         env=configure(folder),
         stderr=subprocess.PIPE,

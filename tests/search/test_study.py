@@ -2,10 +2,11 @@
 PostgreSQL."""
 
 import getpass
+import os
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ from ser.search.study import finished, optimize, storage
 SEARCH = params.read(ROOT / "search.yaml", space.Search).model_copy(update={"startup": 3})
 SPACE = {"x": FloatDistribution(0, 1)}
 
-# Whoever takes the first trial says so and never ends it.
+# Whoever takes the first trial says so and never ends it; the others end when they are told to.
 WORKER = """
-import os, pathlib, time, optuna
+import os, time, optuna
+from pathlib import Path
 from optuna.distributions import FloatDistribution
 from ser import params
 from ser.search import space
@@ -37,8 +39,11 @@ from ser.search.study import optimize, storage
 
 def score(point, trial):
     if trial.number == 0:
-        pathlib.Path("first").write_text(str(os.getpid()))
-        time.sleep(1000)
+        Path("first").write_text(str(os.getpid()))
+    while trial.number == 0 and not Path("end").exists():
+        time.sleep(0.1)
+    if Path("end").exists():
+        os._exit(0)
     time.sleep(0.1)
     return point["x"]
 
@@ -90,22 +95,22 @@ def postgresql() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_killed_workers_trial_is_run_again(kind, request, monkeypatch):
+def test_a_killed_workers_trial_is_run_again(kind, request, monkeypatch, warm):
     if kind == "postgresql":
         monkeypatch.setenv("SEARCH_STORAGE", request.getfixturevalue("postgresql"))
     shutil.copy(ROOT / "search.yaml", "search.yaml")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # Both at once, so that they meet over the empty database.
-    workers = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORKER]) for _ in range(2)]
+    Path("worker.py").write_text(WORKER)
+    workers = [subprocess.Popen([warm / "python", "-m", "worker"]) for _ in range(2)]
     try:
         while not (Path("first").exists() and Path("first").read_text()):
             assert all(worker.poll() is None for worker in workers)
             time.sleep(0.1)
-        killed = next(each for each in workers if each.pid == int(Path("first").read_text()))
-        killed.kill()
+        os.kill(int(Path("first").read_text()), signal.SIGKILL)
         again: list = []
         while not again:
-            assert [worker for worker in workers if worker.poll() is not None] in ([], [killed])
+            assert any(worker.poll() is None for worker in workers)
             time.sleep(0.1)
             with storage() as database:
                 trials = optuna.load_study(study_name="shared", storage=database).trials
@@ -116,8 +121,8 @@ def test_a_killed_workers_trial_is_run_again(kind, request, monkeypatch):
                 if RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) == 0
             ]
     finally:
+        Path("end").touch()
         for worker in workers:
-            worker.kill()
             worker.wait()
     assert trials[0].state == TrialState.FAIL
     assert [trial.params for trial in again] == [trials[0].params]
