@@ -37,12 +37,17 @@ from ser import params
 from ser.search import space
 from ser.search.study import optimize, storage
 
+parent = os.getppid()
+
+def ended():
+    return Path("end").exists() or os.getppid() != parent
+
 def score(point, trial):
     if trial.number == 0:
         Path("first").write_text(str(os.getpid()))
-    while trial.number == 0 and not Path("end").exists():
+    while trial.number == 0 and not ended():
         time.sleep(0.1)
-    if Path("end").exists():
+    if ended():
         os._exit(0)
     time.sleep(0.1)
     return point["x"]
