@@ -125,7 +125,9 @@ def build(trained: dict[str, models.Trained], failures: list[str]) -> "gradio.Bl
             yield shown
             lines: list[str] = []
             for bar, plot, model in zip(bars, plots, trained.values(), strict=True):
-                found, more = answer(model, path) if path else (None, [])
+                if path is None:
+                    break
+                found, more = answer(model, path)
                 if isinstance(found, dict):
                     shown[bar] = found
                 elif found:

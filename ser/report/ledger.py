@@ -10,7 +10,7 @@ order the tables name them, in which words, and holds the published figures besi
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +202,7 @@ def others() -> str:
 
 
 # Tables by what a page names them, between `<!-- NAME -->` and `<!-- end of NAME -->`.
-PARTS = {
+PARTS: dict[str, Callable[[], str]] = {
     "overview": overview,
     "measured": measured,
     "emodb": functools.partial(measured, "EmoDB"),
