@@ -1,6 +1,7 @@
 """Recordings of any length in windows: where these lie, what is silence, and how much memory."""
 
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,14 @@ def test_a_window_is_answered_as_the_same_stretch_alone(tmp_path):
     (whole,) = windows.answers(MODEL, str(source), 60, 30, notes)
     alone, _ = windows.hear(MODEL, str(source))
     np.testing.assert_array_equal(whole.probabilities, alone)
+
+
+def test_another_thread_may_ask(tmp_path):
+    """As those of a server do, which get no signals."""
+    source = written(tmp_path / "a.wav", noise(8, -20))
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(list, windows.answers(MODEL, str(source), 4, 4, [])).result()
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("offset", [0, 0.01])
