@@ -42,7 +42,11 @@ def test_git_keeps_metrics_until_there_are_new_ones():
     for stage in STAGES.values():
         for out in (*stage.get("outs", []), *stage.get("metrics", [])):
             path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-            kept = {"cache": False, "persist": True} if path.startswith("metrics/") else {}
+            kept = (
+                {"cache": False, "persist": True}
+                if path.startswith(("metrics/", "data/sources/"))
+                else {}
+            )
             assert options == kept, path
 
 
