@@ -70,13 +70,8 @@ def test_a_model_is_scored_on_another_corpus(home):
     assert set(predictions["fold"]) == {0} and len(predictions) == 9
     assert predictions["actual"].value_counts().to_dict() == {"happy": 3, "angry": 3, "sad": 3}
     model, (row, *_) = models.load(str(home / "data/models/svm")), predictions.itertuples()
-<<<<<<< HEAD
     shares, _ = windows.hear(model, str(home / "other" / f"{row.clip}.wav"))
     whole = dict(zip(model.labels, shares, strict=True))
-=======
-    answer, _ = windows.hear(model, str(home / "other" / f"{row.clip}.wav"))
-    whole = dict(zip(model.labels, answer, strict=True))
->>>>>>> open
     assert row.happy == pytest.approx(whole["happy"] / (1 - whole["calm"]), abs=1e-6)
     right = (predictions["actual"] == predictions["predicted"]).mean()
     assert f"accuracy  {100 * right:.1f} [" in done.stdout
