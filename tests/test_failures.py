@@ -21,6 +21,7 @@ if f"stages.{stage}" in sys.orig_argv:
     if fault == "full":
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        sys.dont_write_bytecode = True  # which Python would cut short without noticing
 
     def strike(event, arguments):
         if event == "os.rename" and ".partial" in str(arguments[0]) and fault != "full":
@@ -49,6 +50,7 @@ def chain(done: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     path = tmp_path_factory.mktemp("chain")
     clone = clone_of(done, path / "project")
     clone.run("dvc", "checkout", "--quiet", "--with-deps", "svm_train")
+    clone.stage("sources")  # of which no cache has a copy
     (path / "sitecustomize.py").write_text(FAULT)
     return clone
 
