@@ -14,6 +14,7 @@ from ser import params
 from ser.run import errors, project
 
 SOURCES = Path("data/sources")
+BUILT_IN = ("ravdess", "demo")  # corpora, whatever folders are called so: `make demo` makes one
 
 
 @errors.one_line
@@ -24,7 +25,8 @@ def main() -> None:
     for name in ("corpus", "checkpoint"):
         path, value = SOURCES / name, getattr(settings, name)
         path.unlink(missing_ok=True)
-        if folder := project.local_folder(value):
+        folder = None if value in BUILT_IN else project.local_folder(value)
+        if folder:
             path.symlink_to(folder.resolve())
         else:
             path.write_text(f"{value}\n", encoding="utf-8")
