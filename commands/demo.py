@@ -3,11 +3,13 @@ own.
 
     python -m commands.demo
 
-What `make demo` calls. The work tree, the index and params.yaml stay as they are.
+What `make demo` calls. The work tree, the index and params.yaml stay as they are. Where it has run
+on this commit, and no tracked file has changed since, its results are there at once.
 
 Reads:  demo.yaml, what differs from params.yaml
 Writes: the DVC experiment `demo`
-        demo/ (git-ignored): its metrics, tables, pictures and page, for looking at
+        demo/ (git-ignored): its metrics, tables, pictures and page, for looking at; commit.txt,
+            where no tracked file differed from that commit
 """
 
 import json
@@ -46,23 +48,38 @@ def collect(folder: Path) -> None:
                 files.get(out["path"], str(folder / path.name), recursive=True)
 
 
-@errors.one_line
-def main() -> None:
-    """Run the experiment, copy its results to demo/, print the table and what comes next."""
+def run() -> None:
+    """Run the experiment anew.
+
+    Raises:
+        UserError: a stage fails.
+    """
     settings = experiments.flat(YAML(typ="safe").load(Path("demo.yaml")))
     # The network is so small that several threads wait for each other more than they work.
     environment = {"OMP_NUM_THREADS": "1", **experiments.environment()}
     remove = ["dvc", "exp", "remove", "--quiet", "demo"]
     subprocess.run(remove, env=environment, stderr=subprocess.DEVNULL, check=False)
-    run = ["dvc", "exp", "run", "--temp", "--name", "demo"]
+    command = ["dvc", "exp", "run", "--temp", "--name", "demo"]
     for name, value in settings.items():
-        run += ["-S", f"{name}={json.dumps(value)}"]
-    if subprocess.run(run, env=environment, check=False).returncode:
+        command += ["-S", f"{name}={json.dumps(value)}"]
+    if subprocess.run(command, env=environment, check=False).returncode:
         raise errors.UserError("the pipeline stopped; the lines above say where")
 
-    with outputs.whole("demo") as folder:
-        collect(folder)
-    print("\n".join(["", *summary.lines(Path("demo"), params.load().models), NEXT]))
+
+@errors.one_line
+def main() -> None:
+    """Run the experiment where it has not run yet, copy its results, print the table and what
+    comes next."""
+    results, changed = Path("demo"), experiments.git("diff", "HEAD", "--name-only")
+    commit = experiments.git("rev-parse", "HEAD") + "\n"
+    known = results / "commit.txt"
+    if changed or not known.exists() or known.read_text(encoding="utf-8") != commit:
+        run()
+        with outputs.whole(results) as folder:
+            collect(folder)
+            if not changed:
+                (folder / known.name).write_text(commit, encoding="utf-8")
+    print("\n".join(["", *summary.lines(results, params.load().models), NEXT]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ def test_demo(done, tmp_path):
     assert not (results / "search").exists()
 
     table = printed[printed.index("| model |") :]
+    project.run("git", "stash", "--quiet")
+    assert "Ran experiment" in project.run("make", "demo").stdout  # what was edited may matter
+    again = project.run("make", "demo").stdout
+    assert "stage" not in again and again.endswith(table)
+    project.run("git", "stash", "pop", "--quiet")
     experiment = DVCFileSystem(str(project.path), rev="demo")
     models = params.load(project.path / "params.yaml").models
     for model, title in models.items():
