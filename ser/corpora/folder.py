@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ser import corpus, tables
+from ser import audio, corpus, tables
 from ser.run.errors import UserError
 
 METADATA = "metadata.csv"
@@ -139,7 +139,15 @@ def check_labels(path: Path, table: pd.DataFrame) -> None:
 
 
 def copy(folder: Path, target: Path, files: list[str]) -> None:
-    """Copy the listed recordings."""
-    for file in files:
+    """Copy the listed recordings.
+
+    Raises:
+        UserError: one is no audio.
+    """
+    for line, file in enumerate(files, start=2):
+        try:
+            audio.facts(folder / file)
+        except UserError as error:
+            raise UserError(f"{folder / METADATA}, line {line}: {error}") from None
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / file, target / file)

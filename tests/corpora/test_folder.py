@@ -170,6 +170,14 @@ def test_a_mistake_in_metadata_is_one_line(tmp_path, rows, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_audio_is_named_with_its_row(tmp_path):
+    home = recordings(tmp_path / "corpus", ROWS)
+    (home / ROWS[2][0]).write_text("no audio")
+    with pytest.raises(SystemExit) as caught:
+        run(home, tmp_path / "work", "download")
+    assert f"metadata.csv, line 4: {home / ROWS[2][0]}: not an audio file" in str(caught.value)
+
+
 def test_files_are_found_by_names_of_other_systems(tmp_path):
     """Windows has other strokes between folders, macOS two characters for an umlaut."""
     composed, apart = (
