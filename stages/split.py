@@ -23,7 +23,7 @@ def fold_numbers(clips: pd.DataFrame, scheme: protocols.Scheme, seed: int) -> pd
     Raises:
         UserError: the corpus cannot be split in this way; says how it can be.
     """
-    speakers = sorted(clips["speaker"].unique())
+    speakers = sorted(clips["speaker"].unique().tolist())
     if protocols.leaky(scheme):
         return deal_out(clips, seed)
     if scheme == "fold":

@@ -270,6 +270,13 @@ def test_a_split_that_is_impossible_says_what_is_possible(scheme, message):
         split.fold_numbers(clips, scheme, 0)
 
 
+def test_speakers_that_are_numbers_are_written_so():
+    clips = pd.DataFrame(ROWS, columns=["clip", "label", "speaker"])
+    clips["speaker"] = clips["speaker"].map({"a": 1, "b": 2, "c": 3})
+    with pytest.raises(UserError, match="speaker '1' is not in the corpus, which has 1, 2, 3;"):
+        split.fold_numbers(clips, [["1"], [2, 3]], 0)
+
+
 def test_a_published_split_is_a_column():
     clips = pd.DataFrame(ROWS, columns=["clip", "label", "speaker"])
     published = clips.assign(fold=clips["speaker"].map({"a": "test", "b": "dev", "c": "train"}))
