@@ -10,7 +10,7 @@ Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; run.json and epoc
         metrics/corpus.json, metrics/corpus.csv
         results/: the ledger, and the published figures
         data/sounds.parquet
-        params.yaml, all of which the page shows; params `corpus`, `folds`, `models`, `split.scheme`
+        params.yaml, all of which the page shows
 Writes: report/index.html: the page, which holds all it shows, audio included; with --no-audio
             report/no-audio.html: the same without audio and spectrograms, for sharing; with
             --beside, which adds the models of another commit or experiment on the same clips,
@@ -170,8 +170,8 @@ def main() -> None:
         if not options.beside:  # the pictures in git are of what is here
             folder = output("metrics/charts")
             folder.mkdir()
-            for name, (_, _, chart) in drawn.items():
-                (folder / f"{name}.png").write_bytes(charts.png(chart))
+            for name, (_, _, svg) in drawn.items():
+                (folder / f"{name}.png").write_bytes(charts.png(svg))
         html = page.render(results, drawn, None if options.no_audio else sounds())
         output(target).write_text(html, encoding="utf-8", newline="\n")
     titles = ", ".join(model.title for model in results.models.values())

@@ -109,10 +109,11 @@ def curves(epochs: pd.DataFrame) -> alt.HConcatChart:
     return base.encode(alt.Y("loss:Q")) | base.encode(alt.Y("uar:Q", scale=RECALL, title="UAR"))
 
 
-def themed(chart: Any, ink: str) -> str:
-    """A chart as Vega-Lite, all that is text or line in the colour `ink`."""
-    return (
-        chart.configure(background="transparent" if ink == "currentColor" else "white")
+def svg(chart: Any) -> str:
+    """A chart as an SVG element, in the page's own text colour, its links within the page."""
+    ink = "currentColor"
+    themed = (
+        chart.configure(background="transparent")
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=ink, titleColor=ink, gridColor=ink, gridOpacity=0.15, domainColor=ink,
@@ -120,16 +121,13 @@ def themed(chart: Any, ink: str) -> str:
         )
         .configure_legend(labelColor=ink, titleColor=ink, labelFontSize=13, labelLimit=400)
         .configure_header(labelColor=ink, titleColor=ink, labelFontSize=13)
-        .to_json()
     )  # fmt: skip
-
-
-def svg(chart: Any) -> str:
-    """A chart as an SVG element, in the page's own text colour, its links within the page."""
-    drawn = vl_convert.vegalite_to_svg(themed(chart, "currentColor"))
+    drawn = vl_convert.vegalite_to_svg(themed.to_json())
     return re.sub(r'href="https://[^"#]*#', 'href="#', drawn)  # Vega gives them an address
 
 
-def png(chart: Any) -> bytes:
-    """A chart as a PNG picture on white, twice as fine as a screen, for pages that are zoomed."""
-    return vl_convert.vegalite_to_png(themed(chart, "black"), scale=2)
+def png(drawn: str) -> bytes:
+    """What `svg` returns as a PNG picture, black on white, twice as fine as a screen, for pages
+    that are zoomed."""
+    paper = '<rect width="100%" height="100%" fill="white"/>'
+    return vl_convert.svg_to_png(drawn.replace("<g ", f"{paper}<g ", 1), scale=2)

@@ -27,15 +27,14 @@ TABLES = FOLDER / "tables.yaml"
 
 @dataclass(frozen=True)
 class Result:
-    """A folder of the ledger: predictions.csv, metrics.json and run.json."""
+    """What a folder of the ledger says in metrics.json and run.json."""
 
-    predictions: pd.DataFrame
     metrics: dict[str, float]
     run: dict
 
 
-def read(name: str) -> Result:
-    """The result of this name.
+def place(name: str) -> Path:
+    """The folder of the result of this name.
 
     Raises:
         UserError: there is none.
@@ -43,8 +42,13 @@ def read(name: str) -> Result:
     folder = FOLDER / name
     if not (folder / "run.json").exists():
         raise UserError(f"{folder}: no such result; `python -m commands.record {name} MODEL`")
+    return folder
+
+
+def read(name: str) -> Result:
+    """The result of this name, but for its predictions."""
+    folder = place(name)
     return Result(
-        pd.read_csv(folder / "predictions.csv"),
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
         json.loads((folder / "run.json").read_text(encoding="utf-8")),
     )
@@ -60,7 +64,7 @@ def settings() -> dict:
 def predictions(name: str) -> list[pd.DataFrame]:
     """The predictions of a result, a table for each of its seeds."""
     seeds = settings()["measured"][name].get("seeds", [])
-    return [read(each).predictions for each in [name, *seeds]]
+    return [pd.read_csv(place(each) / "predictions.csv") for each in [name, *seeds]]
 
 
 def table(head: list[str], rows: Iterable[Sequence[str]]) -> str:

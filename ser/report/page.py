@@ -141,8 +141,8 @@ def machine(model: Model) -> str:
     return f"{model.title} was trained on: {facts}; {versions}."
 
 
-def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
-    """The charts by the name of their file: title, a sentence and the chart."""
+def drawings(results: Results) -> dict[str, tuple[str, str, str]]:
+    """The charts by the name of their file: title, a sentence and the SVG element."""
 
     def each(function: Callable[[pd.DataFrame], pd.DataFrame]) -> dict[str, pd.DataFrame]:
         return {model.title: function(model.predictions) for model in results.models.values()}
@@ -177,7 +177,7 @@ def drawings(results: Results) -> dict[str, tuple[str, str, Any]]:
                 "looked at once, after the last epoch.",
                 charts.curves(model.epochs),
             )
-    return shown
+    return {name: (title, text, charts.svg(chart)) for name, (title, text, chart) in shown.items()}
 
 
 def for_script(results: Results) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def as_data(values: object) -> Markup:
 
 
 def render(
-    results: Results, drawn: dict[str, tuple[str, str, Any]], sounds: pd.DataFrame | None
+    results: Results, drawn: dict[str, tuple[str, str, str]], sounds: pd.DataFrame | None
 ) -> str:
     """The page, as HTML.
 
@@ -239,8 +239,8 @@ def render(
             "quietest": -data["quietest"],
         }
     shown = [
-        {"id": name, "title": title, "text": text, "svg": Markup(charts.svg(chart))}
-        for name, (title, text, chart) in drawn.items()
+        {"id": name, "title": title, "text": text, "svg": Markup(svg)}
+        for name, (title, text, svg) in drawn.items()
     ]
     js = (WEB / "page.js").read_text(encoding="utf-8")
     environment = Environment(
