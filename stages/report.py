@@ -10,7 +10,7 @@ Reads:  data/predictions/NAME/: predictions.csv, protocol.txt; run.json and epoc
         metrics/corpus.json, metrics/corpus.csv
         results/: the ledger, and the published figures
         data/sounds.parquet
-        params.yaml, all of which the page shows
+        params.yaml, all of which the page shows; params `corpus`, `folds`, `models`, `split.scheme`
 Writes: report/index.html: the page, which holds all it shows, audio included; with --no-audio
             report/no-audio.html: the same without audio and spectrograms, for sharing; with
             --beside, which adds the models of another commit or experiment on the same clips,

@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 PRODUCT = ("ser", "stages", "commands", "studies", "benchmarks")
 # Run, or used by what is imported, but never imported by this project itself.
 RUN = {
-    "requirements": {"psycopg", "tensorboard"},  # psycopg: SQLAlchemy's driver of PostgreSQL
+    # psycopg: SQLAlchemy's driver of PostgreSQL; -clib: ruamel.yaml's parser in C, for DVC
+    "requirements": {"psycopg", "ruamel-yaml-clib", "tensorboard"},
     "requirements-app": set(),
     "requirements-dev": {
         "mypy", "pre-commit", "pre-commit-hooks", "pytest-timeout", "pytest-xdist", "ruff",
@@ -48,7 +49,7 @@ def imported(*folders: str) -> set[str]:
     own = {*PRODUCT, "tests"} | {file.stem for file in (ROOT / "tests").rglob("*.py")}
     packages = metadata.packages_distributions()
     return {
-        canonical(packages.get(name, [name])[0])
+        canonical(min(packages.get(name, [name])))  # ruamel.yaml, not ruamel.yaml.clib
         for name in names - own - set(sys.stdlib_module_names)
     }
 

@@ -316,16 +316,18 @@ def test_a_linked_folder_is_followed(published, monkeypatch):
 
 
 def test_paths_in_a_zip_say_nothing_about_where_clips_go(published, monkeypatch, tmp_path):
+    shutil.copytree(".", inside := tmp_path / "a/b/c")
+    monkeypatch.chdir(inside)
     with zipfile.ZipFile("odd.zip", "w") as archive:
         for name, content in published.items():
             archive.writestr(f"../../{name}".replace("/", "\\"), content)
         archive.writestr("../outside.wav", b"")
-    before = set(files(tmp_path.parent))
+    before = set(files(tmp_path))
     monkeypatch.setenv("RAVDESS_ARCHIVE", "odd.zip")
     download.main()
     assert files("data/raw") == published
-    new = set(files(tmp_path.parent)) - before - {f"{tmp_path.name}/data/clips.csv"}
-    assert new == {f"{tmp_path.name}/data/raw/{name}" for name in CLIPS}
+    new = set(files(tmp_path)) - before - {"a/b/c/data/clips.csv"}
+    assert new == {f"a/b/c/data/raw/{name}" for name in CLIPS}
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
