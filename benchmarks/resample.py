@@ -3,7 +3,7 @@ same cores, in the same run.
 
     python -m benchmarks.resample [--clips N]
 
-Reads: data/raw/Actor_XX/*.wav; needs the program `ffmpeg`
+Reads: data/clips.csv, data/raw; needs the program `ffmpeg`
 """
 
 import argparse
@@ -17,16 +17,16 @@ from pathlib import Path
 
 import joblib
 
-from ser import audio, corpus
+from ser import audio, tables
 from ser.run import errors, parallel
-from stages.resample import resample
+from stages.resample import RAW, resample
 
-Job = tuple[Path, Path]
+Job = tuple[int, Path, Path]  # a line of data/clips.csv, its file, and where it goes
 
 
 def process(job: Job) -> None:
     """Decode a clip by a process of its own."""
-    source, target = job
+    _, source, target = job
     command = ["ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", str(source)]
     command += ["-ar", str(audio.SAMPLE_RATE), "-ac", "1", "-c:a", "pcm_s16le", str(target)]
     subprocess.run(command, check=True)
@@ -46,7 +46,9 @@ def stage(jobs: list[Job]) -> None:
 def seconds(run: Callable[[list[Job]], object], sources: list[Path]) -> float:
     """Seconds that all clips take."""
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [(source, Path(folder, source.name)) for source in sources]
+        jobs = [
+            (line, source, Path(folder, f"{line}.wav")) for line, source in enumerate(sources, 2)
+        ]
         start = time.perf_counter()
         run(jobs)
         return time.perf_counter() - start
@@ -61,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     if not shutil.which("ffmpeg"):
         raise errors.UserError("ffmpeg: no such program; it is what the stage is compared with")
-    sources = corpus.files("data/raw")[: options.clips]
+    sources = [RAW / name for name in tables.clips()["file"]][: options.clips]
     # In turns; the first reads the files from the disk for both.
     pairs = [(seconds(processes, sources), seconds(stage, sources)) for _ in range(options.repeats)]
     print(f"{len(sources)} clips, {joblib.cpu_count()} cores, fastest of {options.repeats}")

@@ -1,18 +1,17 @@
 """Time per clip and peak memory of the stages that go clip by clip, on corpora of several sizes.
 
-    python -m benchmarks.scale [--times 1 4] [--clips N]
+    python -m benchmarks.scale [--times 1 4] [--clips N] [--stages resample …]
 
-A corpus of so many times as many clips is so many copies of each of RAVDESS's. A stage runs in a
+A corpus of so many times as many clips is so many copies of each clip. A stage runs in a
 process of its own; the clock starts when its modules are imported. What a run on two clips takes
 then, to load the encoder and compile, is counted apart. The smallest corpus, which takes seconds,
 is measured three times, of which the median counts. All read their files from the disk (on Linux),
 since a large corpus does not stay in memory.
 
-Reads: data/raw/Actor_XX/*.wav, data/checkpoint, params
+Reads: data/clips.csv, data/raw, data/checkpoint, params
 """
 
 import argparse
-import itertools
 import os
 import shutil
 import subprocess
@@ -22,9 +21,11 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 
-from ser import corpus
+from ser import corpus, tables
 from ser.run import errors
+from stages.resample import RAW
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("resample", "mfcc", "embed", "w2v_features")
@@ -60,17 +61,20 @@ def run(stage: str, project: Path) -> list[float]:
     return [float(word) for word in done.stdout.splitlines()[-1].split()]
 
 
-def measure(sources: list[Path], times: int) -> dict[str, np.ndarray]:
+def measure(clips: pd.DataFrame, times: int, stages: list[str]) -> dict[str, np.ndarray]:
     """Seconds and MB of each stage on a corpus of `times` copies of these clips."""
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
         shutil.copy("params.yaml", project)
         shutil.copytree("data/checkpoint", project / "data/checkpoint")
         (project / "data/raw").mkdir()
-        for source, copy in itertools.product(sources, range(times)):
-            shutil.copy(source, project / f"data/raw/{source.stem}-{copy:02}.wav")
+        copies = pd.concat([clips.assign(clip=clips["clip"] + f"-{copy}") for copy in range(times)])
+        names = [f"{row.clip}{Path(row.file).suffix}" for row in copies.itertuples()]
+        for source, name in zip(copies["file"], names, strict=True):
+            shutil.copy(RAW / source, project / RAW / name)
+        copies.assign(file=names).to_csv(project / corpus.CLIPS, index=False)
         runs = range(3 if times == 1 else 1)
-        return {stage: np.median([run(stage, project) for _ in runs], axis=0) for stage in STAGES}
+        return {stage: np.median([run(stage, project) for _ in runs], axis=0) for stage in stages}
 
 
 @errors.one_line
@@ -78,23 +82,24 @@ def main() -> None:
     """Measure all sizes, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--clips", type=int, help="of RAVDESS to make the corpora of; default: all")
+    parser.add_argument("--clips", type=int, help="to make the corpora of; default: all")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()
     if not Path("data/checkpoint").exists():
         raise errors.UserError("data/checkpoint: no such folder; `dvc repro checkpoint` makes it")
-    sources = corpus.files("data/raw")[: options.clips]
-    start_up = measure(sources[:2], 1)
-    print(f"{len(sources)} clips and multiples, {joblib.cpu_count()} cores")
+    clips = tables.clips()[: options.clips]
+    start_up = measure(clips[:2], 1, options.stages)
+    print(f"{len(clips)} clips and multiples, {joblib.cpu_count()} cores")
     print("| stage | start-up, s | clips | ms per clip | ratio | peak memory, MB | ratio |")
     print("|---" * 7 + "|", flush=True)
     first: dict[str, tuple[float, float]] = {}
     for times in sorted(options.times):
-        for stage, (seconds, memory) in measure(sources, times).items():
+        for stage, (seconds, memory) in measure(clips, times, options.stages).items():
             begun = start_up[stage][0]
-            each = 1000 * (seconds - begun) / (times * len(sources))
+            each = 1000 * (seconds - begun) / (times * len(clips))
             before = first.setdefault(stage, (each, memory))
             print(
-                f"| {stage} | {begun:.1f} | {times * len(sources)} | {each:.2f} | "
+                f"| {stage} | {begun:.1f} | {times * len(clips)} | {each:.2f} | "
                 f"{each / before[0]:.2f} | {memory:.0f} | {memory / before[1]:.2f} |",
                 flush=True,
             )

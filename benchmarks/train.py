@@ -238,7 +238,7 @@ def fresh(*calls: tuple) -> list:
     """What `measure` gives for each of these arguments, in a new process each, all at the same
     time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.train"])  # the imports, once for all
+    context.set_forkserver_preload(["ser.finetune.train"])  # torch and transformers, once for all
     with ProcessPoolExecutor(len(calls), context, share_out, (len(calls),)) as pool:
         return [each.result() for each in [pool.submit(measure, *call) for call in calls]]
 

@@ -120,7 +120,7 @@ def build(trained: dict[str, models.Trained], failures: list[str]) -> "gradio.Bl
 
         def show(path: str | None) -> Iterator[dict]:
             """What stands on the page for a recording, model by model; None: it was taken away."""
-            shown = {bar: gradio.Label(None, visible=True) for bar in bars}
+            shown: dict = {bar: gradio.Label(None, visible=True) for bar in bars}
             shown |= {plot: gradio.Plot(None, visible=False) for plot in plots} | {remarks: ""}
             yield shown
             lines: list[str] = []
