@@ -82,7 +82,7 @@ def main() -> None:
     """Measure all sizes, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--clips", type=int, help="to make the corpora of; default: all")
+    parser.add_argument("--clips", type=int, default=480, help="to make the corpora of")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     options = parser.parse_args()
     if not Path("data/checkpoint").exists():
