@@ -81,8 +81,9 @@ def test_one_version_and_one_licence():
 
 
 @pytest.mark.parametrize("has_uv", [True, False])
-def test_packages_come_from_where_pip_is_told_to_look(tmp_path, has_uv):
-    """By uv, or without it by pip itself."""
+@pytest.mark.parametrize("forbidden", ["", "1"])
+def test_packages_come_from_where_pip_is_told_to_look(tmp_path, has_uv, forbidden):
+    """By uv, or without it by pip itself; compiled where Python may not do that later."""
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"""#!/bin/sh
@@ -98,6 +99,7 @@ echo "$*"
     told = {
         "PIP_CERT": "/cert", "PIP_INDEX_URL": "https://one", "PIP_EXTRA_INDEX_URL": "https://two",
         "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PATH": "/usr/bin:/bin",
+        "PYTHONDONTWRITEBYTECODE": forbidden,
     }  # fmt: skip
     done = subprocess.run(
         [ROOT / ".ci/install", "-r", "list"], cwd=tmp_path, env=told, capture_output=True, text=True
@@ -105,7 +107,8 @@ echo "$*"
     assert (done.returncode, done.stderr) == (0, "")
     if has_uv:
         assert "/a,/b https://one https://two /cert\n" in done.stdout
-    assert done.stdout.count("-r list") == 1
+    compiled = "--compile" if forbidden else "--no-compile"
+    assert done.stdout.count("-r list") == done.stdout.count(f" {compiled} -r list") == 1
     assert ("-m uv" in done.stdout) == has_uv
 
 
